@@ -1,0 +1,96 @@
+"""Surveys: questions, and how the groups answered them.
+
+Dimension letters: ``Q`` questions of a group, ``O`` options (padded to the longest list).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Question:
+    """One survey question.
+
+    Attributes
+    ----------
+    id : str
+        Identity of the question, equal wherever the same question is held: the split into seen
+        and unseen questions depends on it.
+    text : str
+        The question as asked.
+    options : tuple of str
+        The answers to choose from, at least two, all different.
+    ordinal : tuple of float, optional
+        Position of each option on a scale, where the options have one.
+    """
+
+    id: str
+    text: str
+    options: tuple[str, ...]
+    ordinal: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError(f"question {self.id!r} has no text")
+        if len(self.options) < 2:
+            raise ValueError(f"question {self.id!r} has fewer than two options")
+        if len(set(self.options)) < len(self.options):
+            raise ValueError(f"question {self.id!r} lists an option twice")
+        if any(not option.strip() for option in self.options):
+            raise ValueError(f"question {self.id!r} has an option without text")
+        if self.ordinal is not None and len(self.ordinal) != len(self.options):
+            raise ValueError(
+                f"question {self.id!r} has {len(self.options)} options "
+                f"but {len(self.ordinal)} ordinal values"
+            )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How one group answered.
+
+    Attributes
+    ----------
+    question_Q : ndarray of shape (Q,), int64
+        Positions in ``Survey.questions``, strictly increasing.
+    share_QO : ndarray of shape (Q, O), float64
+        Share of the group that chose each option: in [0, 1], each row sums to 1, zero beyond the
+        question's own options.
+    """
+
+    question_Q: npt.NDArray[np.int64]
+    share_QO: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.share_QO.shape[:1] != self.question_Q.shape or self.share_QO.ndim != 2:
+            raise ValueError(
+                f"answers to {self.question_Q.shape} questions have shares of shape "
+                f"{self.share_QO.shape}"
+            )
+        if np.any(np.diff(self.question_Q) <= 0):
+            raise ValueError("question positions must increase")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Questions and the answers of every group.
+
+    Attributes
+    ----------
+    source : str
+        Where it came from: a path, or the name of a generator.
+    questions : tuple of Question
+        Distinct questions.
+    answers : mapping of str to Answers
+        Answers by group name.
+    dropped : mapping of str to int
+        Rows left out while reading, counted by reason.
+    """
+
+    source: str
+    questions: tuple[Question, ...]
+    answers: Mapping[str, Answers]
+    dropped: Mapping[str, int] = field(default_factory=dict)
