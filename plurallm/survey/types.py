@@ -1,4 +1,4 @@
-"""Surveys: questions, and how the groups answered them.
+"""What a survey is: questions, and how the groups answered them.
 
 Dimension letters: ``Q`` questions of a group, ``O`` options (padded to the longest list).
 """

@@ -1,0 +1,108 @@
+"""The ``plurallm`` command: each verb a few lines over Hydra."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.logging import RichHandler
+
+from plurallm.config import absolute_overrides, config_directory, hydra_quote, load_config
+
+USAGE = """usage: plurallm VERB [overrides]
+
+verbs:
+  train    train a federation in this process, without Ray, and print its result
+
+Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
+`plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
+"""
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in VERBS:
+        print(f"plurallm: unknown verb {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
+        sys.exit(2)
+    verb = VERBS[arguments[0]]
+    sys.argv = [f"plurallm {arguments[0]}", *arguments[1:]]
+
+    def job(_: DictConfig) -> None:
+        _report_errors(verb)
+
+    hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")(job)()
+
+
+def train(overrides: Sequence[str]) -> None:
+    """Train in this process and print the result."""
+    from plurallm.report import print_result
+    from plurallm.simulation import run_in_process
+
+    config = load_config(overrides, None)
+    folder = config.resume or config.output_dir
+    if folder is None:
+        folder = str(new_run_folder(Path.cwd() / "outputs"))
+        overrides = [*overrides, f"output_dir={hydra_quote(folder)}"]
+    run_in_process(overrides)
+    print_result(Path(folder))
+    print(f"\nThe run's folder: {folder}")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train}
+
+
+def new_run_folder(parent: Path) -> Path:
+    """Reserve a folder for a run, named by date and time.
+
+    Parameters
+    ----------
+    parent : Path
+        Made when missing.
+
+    Returns
+    -------
+    Path
+        A new, empty folder: two runs that start together get two.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        folder = parent / (started + suffix)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder.resolve()
+    raise FileExistsError(f"{parent} already holds a thousand runs of this second")
+
+
+def _report_errors(verb: Callable[[Sequence[str]], None]) -> None:
+    """Run a verb; an error that the user can mend becomes one line."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=False)],
+    )
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    try:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            print(f"\n{' '.join(overrides)}")
+        verb(absolute_overrides(overrides, Path.cwd()))
+    except (ValueError, OSError, RuntimeError) as error:
+        logging.getLogger("plurallm").debug("failed", exc_info=True)
+        print(f"plurallm: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("plurallm: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,246 @@
+"""From overrides to a checked ``Config``."""
+
+import difflib
+import re
+import shlex
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from plurallm.config.types import VARIANTS, Config, ConfigError
+
+PATH_KEYS = ("data.path", "output_dir", "cache_dir", "resume")
+"""Keys whose values are paths."""
+
+FREE_ON_RESUME = ("resume", "output_dir", "cache_dir", "tracking")
+"""Keys that a resumed run may change: they touch no number of it."""
+
+# Hydra keeps one global state a process, and a simulation composes from several threads.
+_HYDRA_LOCK = threading.Lock()
+
+
+def config_directory() -> Path:
+    """Folder of the Hydra tree: inside an installed wheel, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    packed = package / "conf"
+    return packed if packed.is_dir() else package.parent / "conf"
+
+
+def load_config(overrides: Sequence[str], base_dir: Path | None) -> Config:
+    """Compose ``conf/`` with overrides and check every key, type and range.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides, for example ``["training.learning_rate=1e-3", "data=custom"]``.
+    base_dir : Path or None
+        Where relative paths start; with None they are refused.
+
+    Returns
+    -------
+    Config
+        The checked configuration.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key that is unknown, missing, of the wrong type or out of range.
+    """
+    return typed_config(_compose(absolute_overrides(overrides, base_dir)))
+
+
+def typed_config(composed: DictConfig) -> Config:
+    """Check a composed tree against the types above.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key.
+    """
+    schema = OmegaConf.structured(Config)
+    for name, (field, variants) in VARIANTS.items():
+        choice = OmegaConf.select(composed, f"{name}.{field}")
+        if choice not in variants:
+            raise ConfigError(
+                f"{name}.{field} must be one of {', '.join(variants)}, but is {choice!r}"
+            )
+        schema[name] = OmegaConf.structured(variants[choice])
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(schema, composed))
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(f"{key} has no value: give {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[str]:
+    """Make overrides mean the same from any working directory and for any process.
+
+    Relative paths become absolute, later overrides of a key replace earlier ones, and
+    ``resume=FOLDER`` is joined to the overrides that the run in FOLDER was started with.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides.
+    base_dir : Path or None
+        Where relative paths start; with None they are refused.
+
+    Returns
+    -------
+    list of str
+        One override for each key.
+
+    Raises
+    ------
+    ConfigError
+        For an override that cannot be parsed, or a relative path without `base_dir`.
+    """
+    by_key: dict[str, str] = {}
+    for text in overrides:
+        key, value = _parse(text)
+        if key in PATH_KEYS and isinstance(value, str):
+            text = f"{key}={hydra_quote(_absolute(key, value, base_dir))}"
+        by_key.pop(key, None)
+        by_key[key] = text
+    if "resume" in by_key:
+        _, folder = _parse(by_key["resume"])
+        saved = Path(str(folder)) / "overrides.yaml"
+        if saved.is_file():
+            by_key = {_parse(text)[0]: text for text in yaml.safe_load(saved.read_text())} | by_key
+    return list(by_key.values())
+
+
+def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
+    """Keys in which a configuration differs from the one that a run was started with.
+
+    Parameters
+    ----------
+    config : Config
+        Configuration of the resuming command.
+    saved_config : Path
+        ``config.yaml`` of the run to resume.
+
+    Returns
+    -------
+    list of str
+        ``key: old -> new`` for every difference that would change numbers.
+    """
+    old = _flat(yaml.safe_load(saved_config.read_text()))
+    new = _flat(config_dict(config))
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_ON_RESUME
+    ]
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionary of a configuration, as ``config.yaml`` holds it."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def hydra_quote(value: str) -> str:
+    """Quote a text so that Hydra's override grammar reads it back unchanged."""
+    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
+    return "'" + escaped.replace("'", "\\'") + "'"
+
+
+def split_overrides(text: str) -> list[str]:
+    """Overrides from the one string that Flower's run configuration carries."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"overrides {text!r} cannot be split: {error}") from error
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    directory = str(config_directory())
+    with _HYDRA_LOCK:
+        # Inside a Hydra application (`plurallm VERB`) the global state is taken: lend it.
+        state = GlobalHydra.instance()
+        taken, state.hydra = state.hydra, None
+        try:
+            with initialize_config_dir(directory, version_base="1.3"):
+                return compose("config", overrides=overrides)
+        except HydraException as error:
+            raise ConfigError(_explain(error)) from error
+        finally:
+            state.hydra = taken
+
+
+def _parse(text: str) -> tuple[str, object]:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(f"override {text!r}: {_first_line(error)}") from error
+    return override.key_or_group, override.value()
+
+
+def _absolute(key: str, value: str, base_dir: Path | None) -> str:
+    path = Path(value).expanduser()
+    if not path.is_absolute() and base_dir is None:
+        raise ConfigError(
+            f"{key}={value} is a relative path, and here the working directory is Flower's: "
+            "give an absolute path, or use scripts/run.sh or plurallm train"
+        )
+    return str(path if path.is_absolute() else Path(base_dir or "/", path))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _explain(error: HydraException) -> str:
+    """Say in one line what Hydra objects to; an unknown key gets the nearest known one."""
+    unknown = re.search(r"Could not (?:override|append to config|find) '([\w.]+)'", str(error))
+    if unknown is None or "Available options" in str(error):
+        return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    known = difflib.get_close_matches(unknown[1], _flat(_known_keys()), n=1)
+    hint = f"; did you mean {known[0]}?" if known else ""
+    return f"{unknown[1]} is not a key of the configuration{hint}"
+
+
+def _known_keys() -> dict[str, Any]:
+    """Every key of every file of the tree, by the place where it stands in the configuration."""
+    directory = config_directory()
+    keys: dict[str, Any] = {}
+    for file in sorted(directory.glob("**/*.yaml")):
+        tree = {
+            key: value
+            for key, value in (yaml.safe_load(file.read_text()) or {}).items()
+            if key not in ("defaults", "hydra")
+        }
+        group = file.parent.relative_to(directory).as_posix()
+        keys = _merged(keys, tree if group == "." else {group: tree})
+    return keys
+
+
+def _merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    return left | {
+        key: _merged(left[key], value)
+        if isinstance(value, dict) and isinstance(left.get(key), dict)
+        else value
+        for key, value in right.items()
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

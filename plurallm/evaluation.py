@@ -1,0 +1,214 @@
+"""How well a group's answers are predicted: scores of groups, fairness over them, the four cells.
+
+The alignment score of a group is the mean over its questions of 1 - Jensen-Shannon distance. In
+base 2, the default here, it lies in [0, 1]; in base e, as PluralLLM and GPO report it, in
+[1 - sqrt(ln 2), 1] = [0.167, 1].
+
+Dimension letters: ``R`` rows of the table, ``D`` embedding width, ``W`` model width, ``Q``
+questions, ``O`` options, ``K`` contexts drawn, ``G`` groups.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plurallm.config import Config
+from plurallm.divergence import SQRT_LN2, jensen_shannon_distance
+from plurallm.model import PreferenceTransformer, gather_questions, predict_episode
+from plurallm.preferences import Preferences, make_episode, split_context
+from plurallm.randomness import generator
+from plurallm.tasks import GroupTask
+
+Predictor = Callable[[Preferences, Preferences], Tensor]
+"""From context and targets to predicted shares of shape (Q, O) of the targets."""
+
+ROLES = {"train": "train_groups", "held_out": "held_out_groups"}
+"""Names of the cells' rows by role."""
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """One group's scores.
+
+    Attributes
+    ----------
+    seen_distance : tuple of float, length K
+        Mean base 2 Jensen-Shannon distance over the seen questions that are not context, for each
+        context drawn; in [0, 1].
+    unseen_distance : tuple of float, length K
+        The same over the unseen questions; empty when the group has none.
+    seen_questions, unseen_questions : int
+        How many questions each mean is over.
+    """
+
+    seen_distance: tuple[float, ...]
+    unseen_distance: tuple[float, ...]
+    seen_questions: int
+    unseen_questions: int
+
+
+def score_group(task: GroupTask, predict: Predictor, config: Config) -> GroupScore:
+    """Score a predictor on one group, for each of ``evaluation.draws`` fixed contexts.
+
+    Parameters
+    ----------
+    task : GroupTask
+        The group. Contexts are drawn from its seen questions; they depend on the seed and the
+        group's name only.
+    predict : Predictor
+        What is scored. It sees the targets' questions; their shares are hidden.
+    config : Config
+        The run's configuration.
+
+    Returns
+    -------
+    GroupScore
+        Scores.
+
+    Raises
+    ------
+    ValueError
+        When a prediction is not a number, naming the group.
+    """
+    seen, unseen = [], []
+    for draw in range(config.evaluation.draws):
+        draws = generator(config.seed, "evaluation", task.name, draw)
+        context, rest = split_context(task.seen, config.evaluation.context_questions, draws)
+        target = rest.join(task.unseen)
+        share_QO = predict(context, target.without_shares()).double().cpu()
+        distance_Q = jensen_shannon_distance(target.share_QO.double(), share_QO)
+        if not torch.isfinite(distance_Q).all():
+            raise ValueError(f"group {task.name!r}: the prediction is not a number")
+        seen.append(distance_Q[: len(rest)].mean().item())
+        if len(task.unseen):
+            unseen.append(distance_Q[len(rest) :].mean().item())
+    return GroupScore(tuple(seen), tuple(unseen), len(rest), len(task.unseen))
+
+
+def model_predictor(model: PreferenceTransformer, embedded_RW: Tensor) -> Predictor:
+    """Make a predictor of a model: one pass over all targets of a group.
+
+    Parameters
+    ----------
+    model : PreferenceTransformer
+        The model, on the embedded table's device.
+    embedded_RW : Tensor of shape (R, W)
+        ``model.embed`` of the whole table: computed once for all groups.
+
+    Returns
+    -------
+    Predictor
+        Without gradients.
+    """
+
+    def predict(context: Preferences, target: Preferences) -> Tensor:
+        episode = make_episode(context, target).to(embedded_RW.device)
+        with torch.inference_mode():
+            output_P2 = predict_episode(
+                model,
+                embedded_RW[episode.context_row_P],
+                episode.context_share_P,
+                embedded_RW[episode.target_row_P],
+            )
+            shares_QO = gather_questions(output_P2, episode.point_QO, episode.mask_QO).shares_QO
+        widest = target.mask_QO.shape[-1]
+        return torch.nn.functional.pad(shares_QO, (0, widest - shares_QO.shape[-1]))
+
+    return predict
+
+
+def fairness(scores_G: Sequence[float]) -> dict[str, float]:
+    """Fairness over groups.
+
+    Parameters
+    ----------
+    scores_G : sequence of float
+        Alignment score of each group, at least one.
+
+    Returns
+    -------
+    dict
+        ``worst``: lowest score; ``gap``: highest - lowest; ``cov``: coefficient of variation,
+        population standard deviation / mean; ``fi``: fairness index 1 / (1 + cov^2), equal to
+        Jain's index, which saturates near 1 (arXiv 2512.08786).
+
+    Examples
+    --------
+    >>> fairness([0.6, 0.8])["worst"]
+    0.6
+    """
+    scores = np.asarray(scores_G, dtype=np.float64)
+    cov = float(scores.std() / scores.mean())
+    return {
+        "worst": float(scores.min()),
+        "gap": float(scores.max() - scores.min()),
+        "cov": cov,
+        "fi": 1 / (1 + cov**2),
+    }
+
+
+def summarize(
+    scores: Mapping[str, GroupScore], roles: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Bring the groups' scores into the four cells and a table of groups.
+
+    Parameters
+    ----------
+    scores : mapping of str to GroupScore
+        By group.
+    roles : mapping of str to str
+        ``"train"`` or ``"held_out"`` by group.
+
+    Returns
+    -------
+    dict
+        ``cells``: by ``"train_groups.seen_questions"`` and so on, with ``alignment`` (macro: mean
+        over groups, base 2), ``alignment_e``, ``micro`` and ``micro_e`` (mean over all
+        group-question pairs), ``worst``, ``gap``, ``cov``, ``fi``, ``groups``, ``questions`` and,
+        with several contexts, ``spread`` (standard deviation of ``alignment`` over them). A cell
+        without questions is left out. ``groups``: role and scores by group.
+    """
+    cells, groups = {}, {name: {"role": roles[name]} for name in sorted(scores)}
+    for role, row in ROLES.items():
+        members = [name for name in groups if roles[name] == role]
+        for column in ("seen", "unseen"):
+            scored = {
+                name: (getattr(scores[name], f"{column}_distance"), count)
+                for name in members
+                if (count := getattr(scores[name], f"{column}_questions"))
+            }
+            if scored:
+                cells[f"{row}.{column}_questions"] = _cell(scored)
+            for name, (distance_K, count) in scored.items():
+                groups[name][f"{column}_questions"] = {
+                    **_alignment(float(np.mean(distance_K))),
+                    "questions": count,
+                }
+    return {"cells": cells, "groups": groups}
+
+
+def _cell(scored: Mapping[str, tuple[Sequence[float], int]]) -> dict[str, Any]:
+    distance_GK = np.array([distance_K for distance_K, _ in scored.values()])
+    count_G = np.array([count for _, count in scored.values()])
+    distance_G = distance_GK.mean(1)
+    micro = _alignment(float(np.average(distance_G, weights=count_G)))
+    cell = {
+        **_alignment(float(distance_G.mean())),
+        **fairness(1 - distance_G),
+        "micro": micro["alignment"],
+        "micro_e": micro["alignment_e"],
+        "groups": len(scored),
+        "questions": int(count_G.sum()),
+    }
+    if distance_GK.shape[1] > 1:
+        cell["spread"] = float(distance_GK.mean(0).std(ddof=1))
+    return cell
+
+
+def _alignment(distance: float) -> dict[str, float]:
+    return {"alignment": 1 - distance, "alignment_e": 1 - distance * SQRT_LN2}
+

@@ -1,0 +1,246 @@
+"""The preference transformer of GPO (arXiv 2310.11523), computed without its square mask.
+
+A token is the embedding of one (question, option) and its share; a target's share is zero. The
+context attends to itself, targets attend to the context only, and there are no positions: so the
+context is encoded once and targets are read out by cross-attention, in any number and order.
+
+Dimension letters: ``B`` episodes, ``P`` points (context or target), ``D`` embedding width,
+``W`` model width, ``H`` heads, ``E`` width of a head, ``Q`` questions, ``O`` options (padded).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plurallm.config import ModelConfig
+from plurallm.randomness import generator
+
+Memory = list[tuple[Tensor, Tensor]]
+"""Keys and values (B, H, P, E) of an encoded context, layer by layer."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of target options.
+
+    Attributes
+    ----------
+    mean_QO : Tensor of shape (..., Q, O)
+        Unnormalised mean of each option, minus infinity where there is none.
+    raw_scale_QO : Tensor of shape (..., Q, O)
+        Logarithm of the scale, before any floor.
+    """
+
+    mean_QO: Tensor
+    raw_scale_QO: Tensor
+
+    @property
+    def shares_QO(self) -> Tensor:
+        """Predicted shares: they sum to 1 over a question's options."""
+        return self.mean_QO.softmax(-1)
+
+    @property
+    def log_shares_QO(self) -> Tensor:
+        """Logarithms of the predicted shares."""
+        return self.mean_QO.log_softmax(-1)
+
+
+class Block(nn.Module):
+    """Post-norm attention block whose keys and values come from the context."""
+
+    def __init__(self, width: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.attended = nn.Linear(width, width)
+        self.norm_attended = nn.LayerNorm(width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, feedforward), nn.ReLU(), nn.Linear(feedforward, width)
+        )
+        self.norm = nn.LayerNorm(width)
+        # As torch.nn.MultiheadAttention starts: one uniform bound for the three projections.
+        bound = math.sqrt(6 / (width + 3 * width))
+        for linear in (self.query, self.key_value):
+            nn.init.uniform_(linear.weight, -bound, bound)
+        for linear in (self.query, self.key_value, self.attended):
+            nn.init.zeros_(linear.bias)
+
+    def keys_values(self, context_BPW: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, P, E) of the context's tokens."""
+        key, value = self.key_value(context_BPW).chunk(2, -1)
+        return self._split_heads(key), self._split_heads(value)
+
+    def forward(
+        self, token_BPW: Tensor, key_BHPE: Tensor, value_BHPE: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Let tokens, of the context or of targets, attend to the context."""
+        query_BHPE = self._split_heads(self.query(token_BPW))
+        attended_BHPE = F.scaled_dot_product_attention(
+            query_BHPE, key_BHPE, value_BHPE, attn_mask=mask
+        )
+        attended_BPW = self.attended(attended_BHPE.transpose(-3, -2).flatten(-2))
+        token_BPW = self.norm_attended(token_BPW + attended_BPW)
+        updated_BPW: Tensor = self.norm(token_BPW + self.feedforward(token_BPW))
+        return updated_BPW
+
+    def _split_heads(self, token_BPW: Tensor) -> Tensor:
+        return token_BPW.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+
+class PreferenceTransformer(nn.Module):
+    """Predicts how groups answer target questions from their answered context.
+
+    Parameters
+    ----------
+    embedding_width : int
+        ``D``.
+    config : ModelConfig
+        Sizes.
+    seed : int
+        Of the initial weights.
+
+    Notes
+    -----
+    With embedding width 4096 and the default sizes it has 1,188,354 parameters. Weights and
+    activations may be float32 or float64; the embeddings are cast to the weights' type.
+    """
+
+    def __init__(self, embedding_width: int, config: ModelConfig, seed: int) -> None:
+        super().__init__()
+        width = config.width
+        with torch.random.fork_rng(devices=[]):
+            # nn.Module draws initial weights from the global state only.
+            torch.random.default_generator.set_state(generator(seed, "model").get_state())
+            sizes = [embedding_width + 1] + [width] * config.embedder_layers
+            layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
+            for size_in, size_out in zip(sizes[1:], sizes[2:], strict=False):
+                layers += [nn.ReLU(), nn.Linear(size_in, size_out)]
+            self.embedder = nn.Sequential(*layers)
+            self.blocks = nn.ModuleList(
+                Block(width, config.heads, config.feedforward) for _ in range(config.layers)
+            )
+            self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+
+    def embed(self, x_RD: Tensor) -> Tensor:
+        """Apply the first layer to embeddings alone, without shares.
+
+        Parameters
+        ----------
+        x_RD : Tensor of shape (..., D)
+            Embeddings.
+
+        Returns
+        -------
+        Tensor of shape (..., W)
+            What ``encode`` and ``decode`` take. It does not depend on answers, so that one table
+            serves all groups.
+        """
+        first = self.embedder[0]
+        return F.linear(x_RD.to(first.weight.dtype), first.weight[:, :-1], first.bias)
+
+    def encode(self, x_BPW: Tensor, share_BP: Tensor, mask_BP: Tensor | None = None) -> Memory:
+        """Encode a context.
+
+        Parameters
+        ----------
+        x_BPW : Tensor of shape (B, P, W)
+            Embedded points (``embed``).
+        share_BP : Tensor of shape (B, P)
+            Their shares, in [0, 1].
+        mask_BP : Tensor of shape (B, P), bool, optional
+            Which points exist; all by default.
+
+        Returns
+        -------
+        Memory
+            For ``decode``.
+        """
+        share_weight_W = self.embedder[0].weight[:, -1]
+        token_BPW = self.embedder[1:](x_BPW + share_BP.unsqueeze(-1) * share_weight_W)
+        mask = _attention_mask(mask_BP)
+        memory: Memory = []
+        for block in self.blocks:
+            if memory:  # nothing reads the tokens after the last block's keys and values
+                token_BPW = previous(token_BPW, *memory[-1], mask)
+            memory.append(block.keys_values(token_BPW))
+            previous = block
+        return memory
+
+    def decode(self, x_BPW: Tensor, memory: Memory, mask_BP: Tensor | None = None) -> Tensor:
+        """Predict targets.
+
+        Parameters
+        ----------
+        x_BPW : Tensor of shape (B, P, W)
+            Embedded target points (``embed``).
+        memory : Memory
+            The encoded context.
+        mask_BP : Tensor, bool, optional
+            The context's mask.
+
+        Returns
+        -------
+        Tensor of shape (B, P, 2)
+            Mean and raw scale of each point.
+        """
+        token_BPW = self.embedder[1:](x_BPW)
+        mask = _attention_mask(mask_BP)
+        for block, (key, value) in zip(self.blocks, memory, strict=True):
+            token_BPW = block(token_BPW, key, value, mask)
+        output: Tensor = self.head(token_BPW)
+        return output
+
+
+def gather_questions(output_P2: Tensor, point_QO: Tensor, mask_QO: Tensor) -> Prediction:
+    """Bring flat points back into questions and options.
+
+    Parameters
+    ----------
+    output_P2 : Tensor of shape (P, 2)
+        Mean and raw scale of each point.
+    point_QO : Tensor of shape (Q, O), int64
+        Position of each option among the points.
+    mask_QO : Tensor of shape (Q, O), bool
+        Which options exist.
+
+    Returns
+    -------
+    Prediction
+        With tensors of shape (Q, O).
+    """
+    output_QO2 = output_P2[point_QO]
+    return Prediction(
+        mean_QO=output_QO2[..., 0].masked_fill(~mask_QO, float("-inf")),
+        raw_scale_QO=output_QO2[..., 1],
+    )
+
+
+def predict_episode(
+    model: PreferenceTransformer, context_PW: Tensor, share_P: Tensor, target_PW: Tensor
+) -> Tensor:
+    """Encode one context and predict its targets.
+
+    Parameters
+    ----------
+    model : PreferenceTransformer
+        The network.
+    context_PW, target_PW : Tensor of shape (P, W)
+        Embedded points (``PreferenceTransformer.embed``) of context and targets.
+    share_P : Tensor of shape (P,)
+        Shares of the context's points.
+
+    Returns
+    -------
+    Tensor of shape (P, 2)
+        Mean and raw scale of each target point.
+    """
+    memory = model.encode(context_PW.unsqueeze(0), share_P.unsqueeze(0))
+    return model.decode(target_PW.unsqueeze(0), memory).squeeze(0)
+
+
+def _attention_mask(mask_BP: Tensor | None) -> Tensor | None:
+    return None if mask_BP is None else mask_BP.unsqueeze(-2).unsqueeze(-2)

@@ -1,0 +1,128 @@
+"""Results of a run as tables."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ARMS = {
+    "uniform": "uniform",
+    "context_mean": "own context",
+    "mean": "mean of training groups",
+}
+"""Baselines and how the tables call them."""
+
+
+def print_result(run_folder: Path) -> None:
+    """Print the tables of a finished run.
+
+    Parameters
+    ----------
+    run_folder : Path
+        With ``summary.json``.
+    """
+    summary = json.loads((run_folder / "summary.json").read_text(encoding="utf-8"))
+    console = Console()
+    # Off a terminal rich would wrap at 80 columns.
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(group_table(summary))
+    console.print(cell_table(summary))
+    for line in notes(summary):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def group_table(summary: Mapping[str, Any]) -> Table:
+    """Alignment score of every group, beside the baselines, base 2."""
+    baselines = _baselines(summary)
+    table = Table(title="Alignment score (base 2) by group")
+    table.add_column("group")
+    table.add_column("role")
+    for column in ("seen questions", "unseen questions"):
+        table.add_column(column, justify="right")
+        for name in baselines:
+            table.add_column(_heading(name, column), justify="right", style="dim")
+    for group, scores in sorted(
+        summary["groups"].items(), key=lambda item: (item[1]["role"] != "train", item[0])
+    ):
+        row = [group, "training" if scores["role"] == "train" else "held out"]
+        for column in ("seen_questions", "unseen_questions"):
+            row.append(_score(scores.get(column)))
+            row += [_score(b["groups"][group].get(column)) for b in baselines.values()]
+        table.add_row(*row)
+    return table
+
+
+def cell_table(summary: Mapping[str, Any]) -> Table:
+    """The four cells: groups seen or not by questions seen or not, with fairness."""
+    table = Table(title="Summary over groups")
+    table.add_column("groups, questions")
+    table.add_column("predictor")
+    columns = {
+        "alignment": "AS base 2",
+        "alignment_e": "AS base e",
+        "worst": "worst",
+        "gap": "gap",
+        "cov": "CoV",
+        "fi": "FI",
+    }
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for cell, values in summary["cells"].items():
+        rows = {"trained model": values} | {
+            _heading(name, cell): baseline["cells"][cell]
+            for name, baseline in _baselines(summary).items()
+        }
+        label = cell.replace("_", " ").replace(".", ", ")
+        for index, (predictor, numbers) in enumerate(rows.items()):
+            table.add_row(
+                label if index == 0 else "",
+                predictor,
+                *(f"{numbers[key]:.4f}" for key in columns),
+                style=None if index == 0 else "dim",
+                end_section=index == len(rows) - 1,
+            )
+    return table
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the tables must know."""
+    lines = []
+    if _baselines(summary):
+        lines.append("* oracle: uses the training groups' answers that training withheld.")
+    best = summary["best"]
+    if best is not None:
+        lines.append(
+            f"Tables are of the last round, {summary['rounds']}; best on "
+            f"{best['cell'].replace('_', ' ').replace('.', ', ')}: round {best['round']}."
+        )
+    dropped = summary["groups_dropped"]
+    if dropped:
+        lines.append(f"{len(dropped)} groups were left out: too few questions.")
+    rows = summary.get("survey", {}).get("rows_dropped", {})
+    lines += [f"Left out of the survey: {count} x {reason}." for reason, count in rows.items()]
+    if summary["groups_refused"]:
+        lines.append(f"Refused in the last round: {summary['groups_refused']}")
+    devices = summary["devices"]
+    lines.append(
+        f"Clients computed on {devices['clients']} ({summary['nodes']} nodes), "
+        f"the server on {devices['server']}; "
+        f"{(summary['bytes_up'] + summary['bytes_down']) / 1e6:.0f} MB of weights were sent."
+    )
+    return lines
+
+
+def _baselines(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: summary["baselines"][name] for name in ARMS if name in summary.get("baselines", {})}
+
+
+def _heading(baseline: str, column: str) -> str:
+    oracle = baseline == "mean" and "unseen" in column.rpartition(".")[2]
+    return ARMS[baseline] + (" *" if oracle else "")
+
+
+def _score(cell: Mapping[str, Any] | None) -> str:
+    return "-" if cell is None else f"{cell['alignment']:.3f}"

@@ -1,0 +1,203 @@
+"""The custom FedAvg: groups instead of nodes, sums in a fixed order, bad updates refused.
+
+A node hosts one or more groups and answers for all of them in one message. The strategy asks for
+groups, takes the answers apart by group and averages them in the order of the roles, so that
+neither the number of nodes nor the order of replies changes a bit of the result.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from plurallm.config import Config
+from plurallm.randomness import digest_fraction
+from plurallm.strategy.mean import OrderedMean
+from plurallm.strategy.replies import Shapes, Update, answers, read_scores, read_updates, size
+from plurallm.strategy.report import FederationError, RoundReport, reasons
+from plurallm.tasks import Roles
+
+logger = logging.getLogger("plurallm")
+
+
+class GroupFedAvg(FedAvg):
+    """FedAvg (arXiv 1602.05629) over groups.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    roles : Roles
+        Which groups train and which are held out.
+    groups_of : mapping of int to tuple of str
+        Groups of each node.
+    first_round : int
+        Rounds that an earlier run has finished: Flower counts from 1, the run goes on from there.
+
+    Attributes
+    ----------
+    report : RoundReport
+        The round that runs, or ran last.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        roles: Roles,
+        groups_of: Mapping[int, tuple[str, ...]],
+        first_round: int = 0,
+    ) -> None:
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        self.config = config
+        self.roles = roles
+        self.groups_of = groups_of
+        self.first_round = first_round
+        self.report = RoundReport(first_round)
+        self._asked: dict[int, list[str]] = {}
+        self._shapes: Shapes = {}
+        self._started = 0.0
+
+    def summary(self) -> None:
+        """Log who takes part."""
+        logger.info(
+            "%d training and %d held-out groups on %d nodes",
+            len(self.roles.train),
+            len(self.roles.held_out),
+            len(self.groups_of),
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the nodes of this round's training groups for an update of each."""
+        self.report = RoundReport(self.first_round + server_round)
+        self._shapes = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
+        return self._ask(MessageType.TRAIN, self._participants(), arrays)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the updates that can be used.
+
+        Raises
+        ------
+        FederationError
+            When fewer than ``federation.min_groups`` groups brought one.
+        """
+        due = {group for groups in self._asked.values() for group in groups}
+        order = [group for group in self.roles.train if group in due]
+        mean = OrderedMean(order)
+        losses = {}
+        for group, update in self._updates(replies):
+            if isinstance(update, str):
+                self.report.refused[group] = update
+                logger.warning("round %d: %s: %s", self.report.round_number, group, update)
+                mean.skip(group)
+            else:
+                by_questions = self.config.strategy.weighting == "questions"
+                mean.add(group, update.arrays, update.examples if by_questions else 1.0)
+                losses[group] = update.loss
+        self.report.losses = {group: losses[group] for group in order if group in losses}
+        self._check_enough(len(order))
+        self.report.seconds["train"] = time.monotonic() - self._started
+        loss = math.fsum(self.report.losses.values()) / len(self.report.losses)
+        averaged = ArrayRecord({name: Array(array) for name, array in mean.result().items()})
+        return averaged, MetricRecord({"train-loss": loss})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask all groups for their scores, every ``evaluation.every`` rounds and at the end."""
+        number = self.report.round_number
+        if number % self.config.evaluation.every and number != self.config.federation.rounds:
+            self._asked = {}
+            return []
+        return self._ask(MessageType.EVALUATE, self.roles.groups, arrays)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Collect the groups' scores.
+
+        Raises
+        ------
+        FederationError
+            When no group could be scored.
+        """
+        if not self._asked:
+            return None
+        for groups, content in answers(replies, self._asked):
+            scores = content if isinstance(content, str) else read_scores(content, groups)
+            if isinstance(scores, str):
+                self.report.unscored |= dict.fromkeys(groups, scores)
+            else:
+                self.report.scores |= scores
+        for group, reason in self.report.unscored.items():
+            logger.warning("round %d: %s not scored: %s", self.report.round_number, group, reason)
+        if not self.report.scores:
+            raise FederationError(
+                f"round {self.report.round_number}: no group could be scored; "
+                + reasons(self.report.unscored)
+            )
+        self.report.seconds["evaluate"] = time.monotonic() - self._started
+        return MetricRecord({"groups-scored": len(self.report.scores)})
+
+    def _participants(self) -> tuple[str, ...]:
+        """Training groups of this round: a seeded fraction, in the order of the roles."""
+        train, number = self.roles.train, self.report.round_number
+        wanted = max(1, math.floor(self.config.federation.fraction * len(train) + 0.5))
+        drawn = sorted(
+            train, key=lambda group: digest_fraction("take part", self.config.seed, number, group)
+        )[:wanted]
+        return tuple(group for group in train if group in drawn)
+
+    def _ask(
+        self, message_type: str, groups: Iterable[str], arrays: ArrayRecord
+    ) -> list[Message]:
+        wanted = set(groups)
+        self._started = time.monotonic()
+        asked = {
+            node: [group for group in hosted if group in wanted]
+            for node, hosted in self.groups_of.items()
+        }
+        # In the order of the roles, so that an engine that answers in order needs no buffer.
+        rank = {group: position for position, group in enumerate(self.roles.groups)}
+        nodes = sorted((node for node in asked if asked[node]), key=lambda n: rank[asked[n][0]])
+        self._asked = {node: asked[node] for node in nodes}
+        self.report.bytes_down += len(nodes) * size(arrays)
+        return [
+            Message(
+                RecordDict(
+                    {
+                        self.arrayrecord_key: arrays,
+                        self.configrecord_key: ConfigRecord(
+                            {"round": self.report.round_number, "groups": asked[node]}
+                        ),
+                    }
+                ),
+                node,
+                message_type,
+            )
+            for node in nodes
+        ]
+
+    def _updates(self, replies: Iterable[Message]) -> Iterator[tuple[str, Update | str]]:
+        for groups, content in answers(replies, self._asked):
+            if isinstance(content, str):
+                yield from ((group, content) for group in groups)
+            else:
+                self.report.bytes_up += sum(map(size, content.array_records.values()))
+                yield from read_updates(content, groups, self._shapes)
+
+    def _check_enough(self, asked: int) -> None:
+        answered = len(self.report.losses)
+        needed = self.config.federation.min_groups or math.ceil(asked / 2)
+        if answered < min(needed, asked) or not answered:
+            raise FederationError(
+                f"round {self.report.round_number}: {answered} of {asked} groups brought an update "
+                f"and federation.min_groups is {needed}; " + reasons(self.report.refused)
+            )

@@ -1,0 +1,159 @@
+"""Replies of nodes, checked and taken apart by group.
+
+A node replies with its groups' weights stacked ``[G, ...]`` in one ArrayRecord, one MetricRecord
+of fixed keys with a list entry per group, and the groups' names in a ConfigRecord.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from plurallm.checkpoint import Arrays
+from plurallm.evaluation import GroupScore
+
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]
+"""Shape and type of every weight by name."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One group's update.
+
+    Attributes
+    ----------
+    arrays : dict of str to ndarray
+        Its weights after local training, all finite.
+    examples : float
+        Its number of training questions, positive.
+    loss : float
+        Its mean training loss.
+    """
+
+    arrays: Arrays
+    examples: float
+    loss: float
+
+
+def answers(
+    replies: Iterable[Message], asked: Mapping[int, Sequence[str]]
+) -> Iterator[tuple[Sequence[str], RecordDict | str]]:
+    """Pair the groups that were asked for with the content of their node's reply.
+
+    Parameters
+    ----------
+    replies : iterable of Message
+        As they arrive.
+    asked : mapping of int to sequence of str
+        Groups asked for, by node.
+
+    Yields
+    ------
+    groups, content
+        ``content`` is the reason, a text, where a node failed or did not reply.
+    """
+    silent = dict(asked)
+    for reply in replies:
+        # Flower reports a node that it lost as an error from the link, which was never asked.
+        groups = silent.pop(reply.metadata.src_node_id, None)
+        if groups is not None:
+            yield groups, reply.error.reason if reply.has_error() else reply.content
+    for node, groups in silent.items():
+        yield groups, f"no reply from node {node}"
+
+
+def read_updates(
+    content: RecordDict, groups: Sequence[str], shapes: Shapes
+) -> Iterator[tuple[str, Update | str]]:
+    """Take a training reply apart.
+
+    Parameters
+    ----------
+    content : RecordDict
+        What the node sent.
+    groups : sequence of str
+        What it was asked for.
+    shapes : Shapes
+        Of the global weights.
+
+    Yields
+    ------
+    group, update
+        ``update`` is the reason, a text, where it is refused.
+    """
+    problem = _problem(content, groups, shapes)
+    if problem is not None:
+        for group in groups:
+            yield group, f"update refused: {problem}"
+        return
+    record = next(iter(content.array_records.values()))
+    metrics = next(iter(content.metric_records.values()))
+    stacked = {name: record[name].numpy() for name in record}
+    for row, group in enumerate(groups):
+        arrays = {name: array[row] for name, array in stacked.items()}
+        examples, loss = (float(metrics[key][row]) for key in ("num-examples", "train-loss"))  # type: ignore[index]
+        wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if wrong:
+            yield group, f"update refused: {wrong[0]} is not finite"
+        elif not (0 < examples < math.inf and math.isfinite(loss)):
+            yield group, f"update refused: {examples} examples, loss {loss}"
+        else:
+            yield group, Update(arrays, examples, loss)
+
+
+def read_scores(content: RecordDict, groups: Sequence[str]) -> dict[str, GroupScore] | str:
+    """Take an evaluation reply apart.
+
+    Returns
+    -------
+    dict of str to GroupScore, or str
+        Scores by group, or why they cannot be used.
+    """
+    config = next(iter(content.config_records.values()), ConfigRecord())
+    if list(config.get("groups", [])) != list(groups):
+        return f"asked for {groups}, got {config.get('groups')}"
+    metrics: dict[str, list[float]] = dict(next(iter(content.metric_records.values()), {}))
+    scores = {}
+    try:
+        draws = len(metrics["seen-distance"]) // len(groups)
+        for row, group in enumerate(groups):
+            counts = [int(metrics[f"{column}-questions"][row]) for column in ("seen", "unseen")]
+            seen, unseen = (
+                tuple(metrics[f"{column}-distance"][row * draws : (row + 1) * draws])
+                for column in ("seen", "unseen")
+            )
+            if not all(0 <= value <= 1 for value in seen + unseen) or len(seen) != draws:
+                return "scores are not between 0 and 1"
+            scores[group] = GroupScore(seen, unseen if counts[1] else (), *counts)
+    except (KeyError, IndexError, TypeError) as error:
+        return f"malformed scores: {error!r}"
+    return scores
+
+
+def size(arrays: ArrayRecord) -> int:
+    """Bytes of weights in a record."""
+    return sum(len(array.data) for array in arrays.values())
+
+
+def _problem(content: RecordDict, groups: Sequence[str], shapes: Shapes) -> str | None:
+    """Why a training reply as a whole is refused, or None."""
+    records = [content.array_records, content.metric_records, content.config_records]
+    if any(len(record) != 1 for record in records):
+        return "not one record each of arrays, metrics and config"
+    arrays = next(iter(content.array_records.values()))
+    metrics = next(iter(content.metric_records.values()))
+    config = next(iter(content.config_records.values()))
+    if config.get("groups") != list(groups):
+        return f"asked for {list(groups)}, got {config.get('groups')}"
+    sent = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
+    due = {name: ((len(groups), *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    for name in sorted(due | sent):
+        if sent.get(name) != due.get(name):
+            return f"{name} is {sent.get(name)} instead of {due.get(name)}"
+    for key in ("num-examples", "train-loss"):
+        values = metrics.get(key)
+        if not isinstance(values, list) or len(values) != len(groups):
+            return f"{key} is {values!r} for {len(groups)} groups"
+    return None

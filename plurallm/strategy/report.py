@@ -1,0 +1,47 @@
+"""What happened in a round, and why a run cannot go on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from plurallm.evaluation import GroupScore
+
+
+class FederationError(RuntimeError):
+    """A run that cannot go on; the message names round, groups and reasons."""
+
+
+@dataclass
+class RoundReport:
+    """What happened in one round; filled while it runs.
+
+    Attributes
+    ----------
+    round_number : int
+        From 1, counted over resumed runs.
+    losses : dict of str to float
+        Mean training loss of each group whose update was taken.
+    refused : dict of str to str
+        Reason by group whose update was not taken.
+    scores : dict of str to GroupScore
+        Scores by group; empty when the round does not evaluate.
+    unscored : dict of str to str
+        Reason by group that should have been scored and was not.
+    bytes_down, bytes_up : int
+        Weights sent to and received from nodes.
+    seconds : dict of str to float
+        Wall-clock seconds of ``train`` and ``evaluate``.
+    """
+
+    round_number: int
+    losses: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, GroupScore] = field(default_factory=dict)
+    unscored: dict[str, str] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def reasons(by_group: Mapping[str, str]) -> str:
+    """Reasons in one line, each with its group."""
+    return "; ".join(f"{group}: {reason}" for group, reason in by_group.items())
