@@ -69,7 +69,9 @@ def training_mean(tasks: Mapping[str, GroupTask], train: Sequence[str], group: s
     """
     others = [tasks[name].seen.join(tasks[name].unseen) for name in train if name != group]
     questions = 1 + max(
-        int(part.question_Q.max()) for task in tasks.values() for part in (task.seen, task.unseen)
+        int(part.question_Q.max())
+        for task in tasks.values()
+        for part in (task.seen, task.unseen)
         if len(part)
     )
     widest = tasks[group].seen.share_QO.shape[1]

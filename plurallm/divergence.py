@@ -30,7 +30,8 @@ def jensen_shannon_divergence(p_O: Tensor, q_O: Tensor) -> Tensor:
     # Where both are zero the quotient is never used, but 0/0 would poison the gradient.
     safe_O = torch.where(middle_O > 0, middle_O, 1)
     terms_O = torch.special.xlogy(p_O, p_O / safe_O) + torch.special.xlogy(q_O, q_O / safe_O)
-    return (terms_O.sum(-1) / 2).clamp(min=0)
+    divergence: Tensor = (terms_O.sum(-1) / 2).clamp(min=0)
+    return divergence
 
 
 def jensen_shannon_distance(p_O: Tensor, q_O: Tensor) -> Tensor:

@@ -172,7 +172,8 @@ def summarize(
         with several contexts, ``spread`` (standard deviation of ``alignment`` over them). A cell
         without questions is left out. ``groups``: role and scores by group.
     """
-    cells, groups = {}, {name: {"role": roles[name]} for name in sorted(scores)}
+    cells: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {name: {"role": roles[name]} for name in sorted(scores)}
     for role, row in ROLES.items():
         members = [name for name in groups if roles[name] == role]
         for column in ("seen", "unseen"):
@@ -211,4 +212,3 @@ def _cell(scored: Mapping[str, tuple[Sequence[float], int]]) -> dict[str, Any]:
 
 def _alignment(distance: float) -> dict[str, float]:
     return {"alignment": 1 - distance, "alignment_e": 1 - distance * SQRT_LN2}
-

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from plurallm.config import ModelConfig
 from plurallm.randomness import generator
@@ -79,7 +79,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Let tokens, of the context or of targets, attend to the context."""
         query_BHPE = self._split_heads(self.query(token_BPW))
-        attended_BHPE = F.scaled_dot_product_attention(
+        attended_BHPE = scaled_dot_product_attention(
             query_BHPE, key_BHPE, value_BHPE, attn_mask=mask
         )
         attended_BPW = self.attended(attended_BHPE.transpose(-3, -2).flatten(-2))
@@ -88,7 +88,8 @@ class Block(nn.Module):
         return updated_BPW
 
     def _split_heads(self, token_BPW: Tensor) -> Tensor:
-        return token_BPW.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        head_width = token_BPW.shape[-1] // self.heads
+        return token_BPW.view(*token_BPW.shape[:-1], self.heads, head_width).transpose(-3, -2)
 
 
 class PreferenceTransformer(nn.Module):
@@ -114,11 +115,11 @@ class PreferenceTransformer(nn.Module):
         width = config.width
         with torch.random.fork_rng(devices=[]):
             # nn.Module draws initial weights from the global state only.
-            torch.random.default_generator.set_state(generator(seed, "model").get_state())
-            sizes = [embedding_width + 1] + [width] * config.embedder_layers
-            layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
-            for size_in, size_out in zip(sizes[1:], sizes[2:], strict=False):
-                layers += [nn.ReLU(), nn.Linear(size_in, size_out)]
+            torch.set_rng_state(generator(seed, "model").get_state())
+            self.first = nn.Linear(embedding_width + 1, width)
+            layers: list[nn.Module] = []
+            for _ in range(config.embedder_layers - 1):
+                layers += [nn.ReLU(), nn.Linear(width, width)]
             self.embedder = nn.Sequential(*layers)
             self.blocks = nn.ModuleList(
                 Block(width, config.heads, config.feedforward) for _ in range(config.layers)
@@ -139,8 +140,8 @@ class PreferenceTransformer(nn.Module):
             What ``encode`` and ``decode`` take. It does not depend on answers, so that one table
             serves all groups.
         """
-        first = self.embedder[0]
-        return F.linear(x_RD.to(first.weight.dtype), first.weight[:, :-1], first.bias)
+        weight_WD = self.first.weight[:, :-1]
+        return linear(x_RD.to(weight_WD.dtype), weight_WD, self.first.bias)
 
     def encode(self, x_BPW: Tensor, share_BP: Tensor, mask_BP: Tensor | None = None) -> Memory:
         """Encode a context.
@@ -159,15 +160,16 @@ class PreferenceTransformer(nn.Module):
         Memory
             For ``decode``.
         """
-        share_weight_W = self.embedder[0].weight[:, -1]
-        token_BPW = self.embedder[1:](x_BPW + share_BP.unsqueeze(-1) * share_weight_W)
+        share_weight_W = self.first.weight[:, -1]
+        token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W)
         mask = _attention_mask(mask_BP)
         memory: Memory = []
         for block in self.blocks:
-            if memory:  # nothing reads the tokens after the last block's keys and values
-                token_BPW = previous(token_BPW, *memory[-1], mask)
-            memory.append(block.keys_values(token_BPW))
-            previous = block
+            assert isinstance(block, Block)
+            key_value = block.keys_values(token_BPW)
+            memory.append(key_value)
+            if len(memory) < len(self.blocks):  # nothing reads the tokens after the last one
+                token_BPW = block(token_BPW, *key_value, mask)
         return memory
 
     def decode(self, x_BPW: Tensor, memory: Memory, mask_BP: Tensor | None = None) -> Tensor:
@@ -187,7 +189,7 @@ class PreferenceTransformer(nn.Module):
         Tensor of shape (B, P, 2)
             Mean and raw scale of each point.
         """
-        token_BPW = self.embedder[1:](x_BPW)
+        token_BPW = self.embedder(x_BPW)
         mask = _attention_mask(mask_BP)
         for block, (key, value) in zip(self.blocks, memory, strict=True):
             token_BPW = block(token_BPW, key, value, mask)

@@ -116,7 +116,9 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _baselines(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: summary["baselines"][name] for name in ARMS if name in summary.get("baselines", {})}
+    return {
+        name: summary["baselines"][name] for name in ARMS if name in summary.get("baselines", {})
+    }
 
 
 def _heading(baseline: str, column: str) -> str:

@@ -45,9 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     nodes = meet_nodes(grid, config, config_digest(config))
     roles = assign_roles(_seen_questions(nodes), config)
     first_round = 0 if checkpoint is None else checkpoint.round_number
-    folder = RunFolder(
-        _run_folder(config, context), None if checkpoint is None else first_round
-    )
+    folder = RunFolder(_run_folder(config, context), None if checkpoint is None else first_round)
     if checkpoint is None:
         folder.save_config(config, overrides)
         checkpoint = Checkpoint(0, _initial_arrays(nodes, config), {"totals": {}, "best": None})
@@ -127,7 +125,9 @@ class Recorder:
             metrics |= summarize(report.scores, self._roles.by_group)
             metrics["groups_unscored"] = report.unscored
             self._keep_best(metrics, arrays)
-        self._count({**report.seconds, "bytes_down": report.bytes_down, "bytes_up": report.bytes_up})
+        self._count(
+            {**report.seconds, "bytes_down": report.bytes_down, "bytes_up": report.bytes_up}
+        )
         timings = {
             "round": report.round_number,
             "seconds": report.seconds,
@@ -215,9 +215,7 @@ def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
 
 
 def _seen_questions(nodes: Mapping[int, Node]) -> dict[str, int]:
-    return {
-        group: count for node in nodes.values() for group, count in node.seen_questions.items()
-    }
+    return {group: count for node in nodes.values() for group, count in node.seen_questions.items()}
 
 
 def _initial_arrays(nodes: Mapping[int, Node], config: Config) -> Arrays:

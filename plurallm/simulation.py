@@ -131,6 +131,10 @@ def run_in_process(
     run_config: dict[str, Any] = {"overrides": shlex.join(overrides)}
     grid = InProcessGrid(client_app, plan_nodes(config), run_config)
     context = Context(
-        run_id=random.getrandbits(62), node_id=0, node_config={}, state=RecordDict(), run_config=run_config
+        run_id=random.getrandbits(62),
+        node_id=0,
+        node_config={},
+        state=RecordDict(),
+        run_config=run_config,
     )
     server_app(grid, context)

@@ -1,7 +1,7 @@
 """A made-up survey with known values behind the answers, for when no data are at hand.
 
 The phrases below lean on a few values and are more or less popular; groups hold those values to
-different degrees, alike within a region. The words of a question so tell how it is answered:
+different degrees, alike within a region. So the words of a question tell how it is answered:
 
     share of an option = softmax over options of (weight . disposition of the group + base + noise)
 
@@ -157,7 +157,6 @@ def generate_survey(
     weight_QOD[real_QO] = np.concatenate(weights)
     noise_QO = _generator(seed, "wording").normal(0, _WORDING_NOISE, real_QO.shape)
     base_QO = np.where(real_QO, noise_QO, -np.inf)  # nobody chooses padding
-
     answers: dict[str, Answers] = {}
     for group, value_K in enumerate(group_values(num_groups, seed)):
         rng = _generator(seed, "answers", group)

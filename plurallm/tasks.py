@@ -135,8 +135,8 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
         For a listed group that does not exist or has too few questions, or no training group.
     """
     data, needed = config.data, questions_needed(config)
-    listed = {name: "train" for name in data.train_groups}
-    listed |= {name: "held_out" for name in data.held_out_groups}
+    listed = dict.fromkeys(data.train_groups, "train")
+    listed |= dict.fromkeys(data.held_out_groups, "held_out")
     for name in listed:
         _check_listed(name, seen_questions, needed)
     everyone = data.groups == "all" or not data.train_groups
@@ -177,9 +177,7 @@ def survey_table(survey: Survey, config: Config) -> Tensor:
     Tensor of shape (R, D), float32, on the CPU
         One row for each distinct (question, option), shared by all groups.
     """
-    return embedding_table(
-        list(distinct_pairs(survey)), config.embedding, cache_directory(config)
-    )
+    return embedding_table(list(distinct_pairs(survey)), config.embedding, cache_directory(config))
 
 
 def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[str, GroupTask]:
@@ -214,9 +212,7 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
         question_Q = torch.from_numpy(answers.question_Q)
         share_QO = torch.zeros(len(question_Q), widest, dtype=getattr(torch, config.precision))
         share_QO[:, : answers.share_QO.shape[1]] = torch.from_numpy(answers.share_QO)
-        everything = Preferences(
-            question_Q, row_QO[question_Q], share_QO, mask_QO[question_Q]
-        )
+        everything = Preferences(question_Q, row_QO[question_Q], share_QO, mask_QO[question_Q])
         held_Q = unseen_Q[question_Q]
         tasks[group] = GroupTask(
             group,

@@ -74,9 +74,7 @@ class RunFolder:
             self.path / "config.yaml",
             yaml.safe_dump(config_dict(config), sort_keys=False, allow_unicode=True),
         )
-        _write_text(
-            self.path / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True)
-        )
+        _write_text(self.path / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))
 
     def save_model(self, name: str, arrays: Arrays, description: Mapping[str, Any]) -> None:
         """Write a model's folder: ``model.safetensors`` and ``config.json``."""
@@ -117,9 +115,7 @@ class WandbTracker:
 
         tracking = config.tracking
         assert isinstance(tracking, WandbTracking)
-        mode = tracking.mode
-        if mode == "auto":
-            mode = "online" if wandb.api.api_key else "offline"
+        online = tracking.mode == "online" or (tracking.mode == "auto" and wandb.api.api_key)
         self._run = wandb.init(
             project=tracking.project,
             entity=tracking.entity,
@@ -127,7 +123,7 @@ class WandbTracker:
             name=folder.name,
             dir=str(folder),
             config=config_dict(config),
-            mode=mode,
+            mode="online" if online else "offline",
             settings=wandb.Settings(silent=True),
         )
         self._finished = False

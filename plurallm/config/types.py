@@ -117,7 +117,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "> 0")
         _require(0 <= self.warmup < 1, "training.warmup", self.warmup, "at least 0 and below 1")
-        _require(self.steps_per_round >= 1, "training.steps_per_round", self.steps_per_round, ">= 1")
+        _require(
+            self.steps_per_round >= 1, "training.steps_per_round", self.steps_per_round, ">= 1"
+        )
         for key in ("context_questions", "target_questions"):
             span = getattr(self, key)
             _require(
@@ -217,7 +219,7 @@ class WandbTracking(TrackingConfig):
 
 @dataclass
 class Config:
-    """A whole run's configuration; every field is documented where its value stands, in ``conf/``."""
+    """A whole run's configuration."""
 
     data: DataConfig
     embedding: EmbeddingConfig

@@ -10,7 +10,15 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -155,9 +163,7 @@ class GroupFedAvg(FedAvg):
         )[:wanted]
         return tuple(group for group in train if group in drawn)
 
-    def _ask(
-        self, message_type: str, groups: Iterable[str], arrays: ArrayRecord
-    ) -> list[Message]:
+    def _ask(self, message_type: str, groups: Iterable[str], arrays: ArrayRecord) -> list[Message]:
         wanted = set(groups)
         self._started = time.monotonic()
         asked = {

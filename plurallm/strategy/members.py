@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -89,16 +90,14 @@ def meet_nodes(grid: Grid, config: Config, config_digest: str) -> dict[int, Node
 
 
 def _read(content: RecordDict) -> Node:
-    record = content.config_records["node"]
-    groups, counts = record["groups"], record["seen-questions"]
-    partitions = int(record["partitions"])  # type: ignore[arg-type]
+    record: Mapping[str, Any] = content.config_records["node"]
     return Node(
-        seen_questions=dict(zip(groups, counts, strict=True)),  # type: ignore[arg-type]
-        embedding_width=int(record["embedding-width"]),  # type: ignore[arg-type]
-        device=str(record["device"]),
-        threads=int(record["threads"]),  # type: ignore[arg-type]
-        partitions=partitions or None,
-        config=str(record["config"]),
+        seen_questions=dict(zip(record["groups"], record["seen-questions"], strict=True)),
+        embedding_width=record["embedding-width"],
+        device=record["device"],
+        threads=record["threads"],
+        partitions=record["partitions"] or None,
+        config=record["config"],
     )
 
 

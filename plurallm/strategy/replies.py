@@ -7,9 +7,10 @@ of fixed keys with a list entry per group, and the groups' names in a ConfigReco
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from plurallm.checkpoint import Arrays
 from plurallm.evaluation import GroupScore
@@ -59,7 +60,7 @@ def answers(
         # Flower reports a node that it lost as an error from the link, which was never asked.
         groups = silent.pop(reply.metadata.src_node_id, None)
         if groups is not None:
-            yield groups, reply.error.reason if reply.has_error() else reply.content
+            yield groups, str(reply.error.reason) if reply.has_error() else reply.content
     for node, groups in silent.items():
         yield groups, f"no reply from node {node}"
 
@@ -89,11 +90,11 @@ def read_updates(
             yield group, f"update refused: {problem}"
         return
     record = next(iter(content.array_records.values()))
-    metrics = next(iter(content.metric_records.values()))
+    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()))
     stacked = {name: record[name].numpy() for name in record}
     for row, group in enumerate(groups):
         arrays = {name: array[row] for name, array in stacked.items()}
-        examples, loss = (float(metrics[key][row]) for key in ("num-examples", "train-loss"))  # type: ignore[index]
+        examples, loss = (float(metrics[key][row]) for key in ("num-examples", "train-loss"))
         wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if wrong:
             yield group, f"update refused: {wrong[0]} is not finite"
@@ -111,10 +112,10 @@ def read_scores(content: RecordDict, groups: Sequence[str]) -> dict[str, GroupSc
     dict of str to GroupScore, or str
         Scores by group, or why they cannot be used.
     """
-    config = next(iter(content.config_records.values()), ConfigRecord())
-    if list(config.get("groups", [])) != list(groups):
-        return f"asked for {groups}, got {config.get('groups')}"
-    metrics: dict[str, list[float]] = dict(next(iter(content.metric_records.values()), {}))
+    problem = _other_groups(content, groups)
+    if problem is not None:
+        return problem
+    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()), MetricRecord())
     scores = {}
     try:
         draws = len(metrics["seen-distance"]) // len(groups)
@@ -143,10 +144,10 @@ def _problem(content: RecordDict, groups: Sequence[str], shapes: Shapes) -> str 
     if any(len(record) != 1 for record in records):
         return "not one record each of arrays, metrics and config"
     arrays = next(iter(content.array_records.values()))
-    metrics = next(iter(content.metric_records.values()))
-    config = next(iter(content.config_records.values()))
-    if config.get("groups") != list(groups):
-        return f"asked for {list(groups)}, got {config.get('groups')}"
+    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()))
+    problem = _other_groups(content, groups)
+    if problem is not None:
+        return problem
     sent = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
     due = {name: ((len(groups), *shape), dtype) for name, (shape, dtype) in shapes.items()}
     for name in sorted(due | sent):
@@ -156,4 +157,11 @@ def _problem(content: RecordDict, groups: Sequence[str], shapes: Shapes) -> str 
         values = metrics.get(key)
         if not isinstance(values, list) or len(values) != len(groups):
             return f"{key} is {values!r} for {len(groups)} groups"
+    return None
+
+
+def _other_groups(content: RecordDict, groups: Sequence[str]) -> str | None:
+    config = next(iter(content.config_records.values()), ConfigRecord())
+    if config.get("groups") != list(groups):
+        return f"asked for {list(groups)}, got {config.get('groups')!r}"
     return None

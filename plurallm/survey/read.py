@@ -74,7 +74,8 @@ class _Builder:
         self._shares: dict[str, dict[int, list[float]]] = {}
 
     def rows(self, required: Sequence[str]) -> Iterator[dict[str, Any]]:
-        for self.row, cells in _table_rows(self.path):
+        for row, cells in _table_rows(self.path):
+            self.row = row
             missing = [name for name in required if name not in cells]
             if missing:
                 raise SurveyError(
@@ -86,9 +87,14 @@ class _Builder:
     def refuse(self, reason: str) -> SurveyError:
         return SurveyError(f"{self.path}, row {self.row}: {reason}")
 
-    def add_question(self, make: Callable[[], Question]) -> int:
+    def add_question(
+        self, identity: object, text: str, options: tuple[str, ...], ordinal: list[Any] | None
+    ) -> int:
+        if not _filled(identity):
+            raise self.refuse("no question_id")
         try:
-            question = make()
+            scale = None if ordinal is None else tuple(float(value) for value in ordinal)
+            question = Question(str(identity).strip(), text, options, scale)
         except (ValueError, TypeError) as error:
             raise self.refuse(str(error)) from error
         position = self._position.setdefault(question.id, len(self._questions))
@@ -152,17 +158,9 @@ def _read_custom(survey: _Builder) -> None:
         if not group:
             raise survey.refuse("no group")
         options = _texts(_json_list(survey, cells, "options"))
-        ordinal = (
-            _json_list(survey, cells, "ordinal") if _filled(cells.get("ordinal")) else None
-        )
-        position = survey.add_question(
-            lambda cells=cells, options=options, ordinal=ordinal: Question(
-                _identity(cells),
-                str(cells["question"]),
-                options,
-                None if ordinal is None else tuple(float(value) for value in ordinal),
-            )
-        )
+        ordinal = _json_list(survey, cells, "ordinal") if _filled(cells.get("ordinal")) else None
+        text = str(cells["question"] or "").strip()
+        position = survey.add_question(cells["question_id"], text, options, ordinal)
         values = _json_list(survey, cells, kinds[0])
         survey.add_answer(group, position, values, total=1.0 if kinds[0] == "shares" else None)
 
@@ -178,9 +176,7 @@ def _read_globalopinionqa(survey: _Builder) -> None:
             survey.dropped["row without a country"] += 1
             continue
         options = _texts(_literal(survey, cells["options"], list, "options"))
-        position = survey.add_question(
-            lambda text=text, options=options: Question(_text_id(text, options), text, options)
-        )
+        position = survey.add_question(_text_id(text, options), text, options, None)
         for group, values in selections.items():
             if isinstance(values, list) and values and not any(values):
                 survey.dropped["country whose shares sum to zero"] += 1
@@ -238,14 +234,7 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
 
 
 def _filled(cell: object) -> bool:
-    return cell is not None and cell != ""
-
-
-def _identity(cells: dict[str, Any]) -> str:
-    identity = str(cells["question_id"] or "").strip()
-    if not identity:
-        raise ValueError("no question_id")
-    return identity
+    return cell is not None and str(cell).strip() != ""
 
 
 def _json_list(survey: _Builder, cells: dict[str, Any], column: str) -> list[Any]:

@@ -1,0 +1,121 @@
+"""The slow obvious versions that the fast code must agree with.
+
+Dimension letters as in the modules they mirror.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plurallm.config import ModelConfig
+from plurallm.divergence import SQRT_LN2
+from plurallm.model import PreferenceTransformer
+from plurallm.preferences import Preferences
+
+
+class PlainTransformer(nn.Module):
+    """GPO's network as published: one sequence of context and targets under a square mask.
+
+    A token is the embedding with the share appended, zero for targets; every position attends to
+    the context's positions only.
+    """
+
+    def __init__(self, embedding_width: int, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        layers: list[nn.Module] = [nn.Linear(embedding_width + 1, width)]
+        for _ in range(config.embedder_layers - 1):
+            layers += [nn.ReLU(), nn.Linear(width, width)]
+        self.embedder = nn.Sequential(*layers)
+        layer = nn.TransformerEncoderLayer(
+            width, config.heads, config.feedforward, dropout=0.0, batch_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+
+    def forward(self, context_x_PD: Tensor, context_y_P: Tensor, target_x_PD: Tensor) -> Tensor:
+        """Mean and raw scale of each target point, of shape (P, 2)."""
+        share_P = torch.cat([context_y_P, torch.zeros(len(target_x_PD), dtype=context_y_P.dtype)])
+        token_PD = torch.cat([torch.cat([context_x_PD, target_x_PD]), share_P[:, None]], -1)
+        mask_PP = torch.full((len(token_PD), len(token_PD)), -math.inf, dtype=token_PD.dtype)
+        mask_PP[:, : len(context_x_PD)] = 0
+        encoded_PW = self.encoder(self.embedder(token_PD)[None], mask=mask_PP)[0]
+        return self.head(encoded_PW)[len(context_x_PD) :]
+
+    def copy_weights(self, model: PreferenceTransformer) -> None:
+        """Take the weights of the fast model."""
+        self.embedder[0].load_state_dict(model.first.state_dict())
+        self.embedder[1:].load_state_dict(model.embedder.state_dict())
+        self.head.load_state_dict(model.head.state_dict())
+        for layer, block in zip(self.encoder.layers, model.blocks, strict=True):
+            query, rest = block.query, block.key_value
+            pairs = {
+                layer.self_attn.in_proj_weight: torch.cat([query.weight, rest.weight]),
+                layer.self_attn.in_proj_bias: torch.cat([query.bias, rest.bias]),
+                layer.self_attn.out_proj.weight: block.attended.weight,
+                layer.self_attn.out_proj.bias: block.attended.bias,
+                layer.linear1.weight: block.feedforward[0].weight,
+                layer.linear1.bias: block.feedforward[0].bias,
+                layer.linear2.weight: block.feedforward[2].weight,
+                layer.linear2.bias: block.feedforward[2].bias,
+                layer.norm1.weight: block.norm_attended.weight,
+                layer.norm1.bias: block.norm_attended.bias,
+                layer.norm2.weight: block.norm.weight,
+                layer.norm2.bias: block.norm.bias,
+            }
+            with torch.no_grad():
+                for slow, fast in pairs.items():
+                    slow.copy_(fast)
+
+
+def points(preferences: Preferences, table_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings and shares of all options, question by question, option by option."""
+    x, y = [], []
+    for question in range(len(preferences)):
+        for option in range(preferences.mask_QO.shape[1]):
+            if preferences.mask_QO[question, option]:
+                x.append(table_RD[preferences.row_QO[question, option]])
+                y.append(preferences.share_QO[question, option])
+    return torch.stack(x), torch.stack(y)
+
+
+def evaluate_by_question(
+    model: PlainTransformer, table_RD: Tensor, context: Preferences, target: Preferences
+) -> float:
+    """Mean base 2 Jensen-Shannon distance, the whole sequence run anew for every question."""
+    dtype = next(model.parameters()).dtype
+    context_x_PD, context_y_P = points(context, table_RD)
+    distances = []
+    for question in range(len(target)):
+        one = target.take(torch.tensor([question]))
+        x_OD, y_O = points(one, table_RD)
+        with torch.no_grad():
+            output = model(context_x_PD.to(dtype), context_y_P.to(dtype), x_OD.to(dtype))
+        share_O = torch.softmax(output[:, 0].double(), 0)
+        distances.append(jensen_shannon(y_O.double().numpy(), share_O.numpy()) / SQRT_LN2)
+    return sum(distances) / len(distances)
+
+
+def jensen_shannon(p_O: np.ndarray, q_O: np.ndarray) -> float:
+    """Base e Jensen-Shannon distance, term by term."""
+    total = 0.0
+    for p, q in zip(p_O, q_O, strict=True):
+        middle = (p + q) / 2
+        total += 0.0 if p == 0 else p * math.log(p / middle)
+        total += 0.0 if q == 0 else q * math.log(q / middle)
+    return math.sqrt(max(total / 2, 0.0))
+
+
+def weighted_mean(
+    updates: Mapping[str, tuple[Mapping[str, np.ndarray], float]],
+) -> dict[str, np.ndarray]:
+    """FedAvg: sum over groups of weight times update, over the sum of weights."""
+    total = sum(weight for _, weight in updates.values())
+    names = next(iter(updates.values()))[0]
+    return {
+        name: sum(arrays[name] * (weight / total) for arrays, weight in updates.values())
+        for name in names
+    }
