@@ -64,10 +64,10 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         # As torch.nn.MultiheadAttention starts: one uniform bound for the three projections.
         bound = math.sqrt(6 / (width + 3 * width))
-        for linear in (self.query, self.key_value):
-            nn.init.uniform_(linear.weight, -bound, bound)
-        for linear in (self.query, self.key_value, self.attended):
-            nn.init.zeros_(linear.bias)
+        for part in (self.query, self.key_value):
+            nn.init.uniform_(part.weight, -bound, bound)
+        for part in (self.query, self.key_value, self.attended):
+            nn.init.zeros_(part.bias)
 
     def keys_values(self, context_BPW: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, P, E) of the context's tokens."""

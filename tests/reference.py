@@ -47,8 +47,8 @@ class PlainTransformer(nn.Module):
 
     def copy_weights(self, model: PreferenceTransformer) -> None:
         """Take the weights of the fast model."""
-        self.embedder[0].load_state_dict(model.first.state_dict())
-        self.embedder[1:].load_state_dict(model.embedder.state_dict())
+        for slow, fast in zip(self.embedder, [model.first, *model.embedder], strict=True):
+            slow.load_state_dict(fast.state_dict())
         self.head.load_state_dict(model.head.state_dict())
         for layer, block in zip(self.encoder.layers, model.blocks, strict=True):
             query, rest = block.query, block.key_value
