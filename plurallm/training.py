@@ -132,7 +132,7 @@ def episode_loss(
         model.embed(table_RD[episode.target_row_P]),
     )
     prediction = gather_questions(output_P2, episode.point_QO, episode.mask_QO)
-    return _LOSSES[config.loss](prediction, episode, config).mean()
+    return LOSSES[config.loss](prediction, episode, config).mean()
 
 
 def _cross_entropy(prediction: Prediction, episode: Episode, _: TrainingConfig) -> Tensor:
@@ -150,8 +150,9 @@ def _gaussian(prediction: Prediction, episode: Episode, config: TrainingConfig) 
     return gaussian_nll(episode.share_QO, prediction.shares_QO, scale_QO, episode.mask_QO)
 
 
-_LOSSES: dict[str, Callable[[Prediction, Episode, TrainingConfig], Tensor]] = {
+LOSSES: dict[str, Callable[[Prediction, Episode, TrainingConfig], Tensor]] = {
     "cross_entropy": _cross_entropy,
     "jensen_shannon": _jensen_shannon,
     "gaussian": _gaussian,
 }
+"""Loss of each target question, of shape (Q,), by the name in ``training.loss``."""

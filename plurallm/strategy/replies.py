@@ -140,7 +140,11 @@ def size(arrays: ArrayRecord) -> int:
 
 def _problem(content: RecordDict, groups: Sequence[str], shapes: Shapes) -> str | None:
     """Why a training reply as a whole is refused, or None."""
-    records = [content.array_records, content.metric_records, content.config_records]
+    records: list[Any] = [
+        content.array_records,
+        content.metric_records,
+        content.config_records,
+    ]
     if any(len(record) != 1 for record in records):
         return "not one record each of arrays, metrics and config"
     arrays = next(iter(content.array_records.values()))

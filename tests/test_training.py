@@ -1,0 +1,166 @@
+"""Local learning: schedule, losses, determinism, and that it learns."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plurallm.config import load_config
+from plurallm.model import PreferenceTransformer, Prediction
+from plurallm.preferences import make_episode
+from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.training import LOSSES, episode_loss, learning_rate, train_group
+
+TINY = [
+    "data.num_groups=3",
+    "data.num_questions=60",
+    "embedding.width=32",
+    "model.width=16",
+    "model.layers=2",
+    "model.heads=2",
+    "model.feedforward=16",
+    "training.context_questions=[5,10]",
+    "training.target_questions=[5,10]",
+    "evaluation.context_questions=10",
+]
+
+
+@pytest.fixture
+def local(tmp_path):
+    config = load_config([*TINY, f"cache_dir={tmp_path}"], None)
+    survey = load_survey(config.data)
+    tasks = group_tasks(survey, list(survey.answers), config)
+    table = survey_table(survey, config)
+    return config, tasks, table, PreferenceTransformer(table.shape[1], config.model, seed=0)
+
+
+def test_learning_rate_follows_the_written_list():
+    config = load_config(
+        [
+            "federation.rounds=2",
+            "training.steps_per_round=5",
+            "training.warmup=0.2",
+            "training.learning_rate=0.8",
+        ],
+        None,
+    )
+    cosine = [0.4 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    expected = [0.8 / 3, 1.6 / 3, *cosine]
+    assert [learning_rate(step, config) for step in range(10)] == pytest.approx(expected)
+
+
+def test_paper_schedule_is_one_cosine_over_the_whole_run():
+    config = load_config(["experiment=paper"], None)
+    rates = [learning_rate(step, config) for step in range(600)]
+    assert rates[0] == pytest.approx(3e-4)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[300] == pytest.approx(1.5e-4)
+    assert 0 < rates[-1] < 1e-7
+
+
+def hand_prediction():
+    # Two questions: shares 0.75/0.25 predicted; the second has a third option.
+    mean = torch.tensor([[math.log(3.0), 0.0, -math.inf], [0.0, 0.0, 0.0]])
+    return Prediction(mean_QO=mean, raw_scale_QO=torch.zeros(2, 3))
+
+
+def hand_loss(name, local):
+    config, tasks, table, _ = local
+    training = load_config([*TINY, f"training={name}"], None).training
+    task = next(iter(tasks.values()))
+    target = task.seen.take(torch.tensor([0, 1]))
+    episode = make_episode(task.seen.take(torch.tensor([2])), target)
+    share = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    episode = replace(episode, point_QO=episode.point_QO[:, :2], share_QO=share, mask_QO=mask)
+    return LOSSES[training.loss](hand_prediction(), episode, training)
+
+
+def test_losses_equal_hand_worked_numbers(local):
+    half, quarter = math.log(0.5), math.log(0.25)
+    cross = [-(0.5 * math.log(0.75) + 0.5 * quarter), math.log(3)]
+    torch.testing.assert_close(hand_loss("cross_entropy", local), torch.tensor(cross))
+    divergence = [
+        0.5
+        * (
+            0.5 * math.log(0.5 / 0.625)
+            + 0.5 * math.log(0.5 / 0.375)
+            + 0.75 * math.log(0.75 / 0.625)
+            + 0.25 * math.log(0.25 / 0.375)
+        ),
+        0.5 * (math.log(1 / (2 / 3)) + 1 / 3 * half + 2 / 3 * math.log(2)),
+    ]
+    expected = torch.tensor([value / math.log(2) for value in divergence])
+    torch.testing.assert_close(hand_loss("jensen_shannon", local), expected)
+    scale = 1.01
+    constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
+    gaussian = [
+        constant + 0.5 * (0.25 / scale) ** 2,
+        constant + 0.5 * ((2 / 3) ** 2 + 2 * (1 / 3) ** 2) / scale**2 / 3,
+    ]
+    torch.testing.assert_close(hand_loss("gaussian", local), torch.tensor(gaussian))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "jensen_shannon", "gaussian"])
+def test_every_loss_falls(local, loss):
+    _, tasks, table, model = local
+    config = load_config([*TINY, f"training={loss}", "training.learning_rate=3e-3"], None)
+    task = next(iter(tasks.values()))
+    first = train_group(model, task, table, config, round_number=1).losses
+    for round_number in range(2, 12):
+        last = train_group(model, task, table, config, round_number).losses
+    assert sum(last) < sum(first)
+
+
+def test_a_round_is_a_function_of_weights_seed_group_and_round(local):
+    config, tasks, table, model = local
+    first, second, *_ = tasks.values()
+
+    def trained(task, round_number):
+        one = copy.deepcopy(model)
+        torch.rand(7)  # the global state must not matter
+        train_group(one, task, table, config, round_number)
+        return one.state_dict()["first.weight"]
+
+    assert torch.equal(trained(first, 1), trained(first, 1))
+    assert not torch.equal(trained(first, 1), trained(first, 2))
+    assert not torch.equal(trained(first, 1), trained(second, 1))
+
+
+def test_examples_are_the_seen_questions_and_losses_one_a_step(local):
+    config, tasks, table, model = local
+    task = next(iter(tasks.values()))
+    update = train_group(model, task, table, config, 1)
+    assert update.examples == len(task.seen)
+    assert len(update.losses) == config.training.steps_per_round
+
+
+def test_unseen_questions_are_never_trained_on(local):
+    config, tasks, table, model = local
+    task = next(iter(tasks.values()))
+    poisoned = type(task)(
+        task.name,
+        task.seen,
+        type(task.unseen)(
+            task.unseen.question_Q,
+            task.unseen.row_QO,
+            torch.full_like(task.unseen.share_QO, torch.nan),
+            task.unseen.mask_QO,
+        ),
+    )
+    assert all(map(math.isfinite, train_group(model, poisoned, table, config, 1).losses))
+
+
+def test_loss_is_the_mean_over_target_questions(local):
+    config, tasks, table, model = local
+    task = next(iter(tasks.values()))
+    context = task.seen.take(torch.arange(5))
+    both = task.seen.take(torch.tensor([6, 7]))
+    single = [task.seen.take(torch.tensor([row])) for row in (6, 7)]
+    separate = [
+        episode_loss(model, make_episode(context, one), table, config.training) for one in single
+    ]
+    together = episode_loss(model, make_episode(context, both), table, config.training)
+    torch.testing.assert_close(together, sum(separate) / 2)
