@@ -137,17 +137,23 @@ def evaluate(message: Message, context: Context) -> Message:
 def local_data(context: Context) -> LocalData:
     """Load what the process needs, or return what it has loaded for the same run before."""
     overrides = str(context.run_config["overrides"])
-    config = load_config(split_overrides(overrides), None)
+    config = _config(overrides)
     version = 0
     if isinstance(config.data, FileData) and Path(config.data.path).exists():
         version = Path(config.data.path).stat().st_mtime_ns
     return _load(overrides, version)
 
 
+@lru_cache(maxsize=8)
+def _config(overrides: str) -> Config:
+    """Compose once a process: it takes longer than a training step."""
+    return load_config(split_overrides(overrides), None)
+
+
 @lru_cache(maxsize=1)
 def _load(overrides: str, version: int) -> LocalData:
     """`version` tells a survey file that was changed under its name."""
-    config = load_config(split_overrides(overrides), None)
+    config = _config(overrides)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     survey = load_survey(config.data)

@@ -115,7 +115,7 @@ def test_order_of_replies_and_number_of_nodes_change_no_bit():
             results.append(averaged(strategy, replies[::-1] if backwards else replies))
     assert all(np.array_equal(result, results[0]) for result in results)
     expected = weighted_mean({group: (updates[group], examples[group]) for group in "abc"})
-    np.testing.assert_allclose(results[0], expected["w"], rtol=1e-6)
+    np.testing.assert_allclose(results[0], expected["w"], atol=1e-6)
 
 
 def test_one_group_is_that_group_to_the_bit():

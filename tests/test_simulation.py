@@ -1,0 +1,313 @@
+"""Whole runs of the two apps in one process."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from safetensors.numpy import load_file
+
+from plurallm.client_app import app as client_app
+from plurallm.config import ConfigError, load_config
+from plurallm.model import PreferenceTransformer
+from plurallm.server_app import app as server_app
+from plurallm.simulation import InProcessGrid, run_in_process
+from plurallm.strategy import FederationError
+from plurallm.tasks import assign_roles, count_seen, group_tasks, load_survey, survey_table
+from plurallm.training import train_group
+
+TINY = [
+    "data.num_groups=7",
+    "data.num_questions=60",
+    "embedding.width=32",
+    "model.width=16",
+    "model.layers=2",
+    "model.heads=2",
+    "model.feedforward=16",
+    "training.context_questions=[5,10]",
+    "training.target_questions=[5,10]",
+    "training.steps_per_round=2",
+    "evaluation.context_questions=10",
+    "evaluation.every=2",
+    "federation.rounds=5",
+    "federation.checkpoint_every=2",
+    "threads=1",
+]
+
+
+def run(tmp_path, name, *overrides, app=client_app):
+    folder = tmp_path / name
+    run_in_process(
+        [*TINY, f"cache_dir={tmp_path}", f"output_dir={folder}", *overrides], client_app=app
+    )
+    return folder
+
+
+def lines(folder, file="metrics.jsonl"):
+    return [json.loads(line) for line in (folder / file).read_text().splitlines()]
+
+
+def same_result(one, other):
+    """Metrics and both models, to the bit."""
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    for model in ("model", "model-best"):
+        file = f"{model}/model.safetensors"
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+
+
+class Spoiled(ClientApp):
+    """The real client, with its reply to some messages changed."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.spoil = spoil
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        return self.spoil(message, client_app(message, context))
+
+
+def is_training(message):
+    return message.metadata.message_type == "train"
+
+
+def round_of(message):
+    return message.content["config"]["round"]
+
+
+def test_a_run_leaves_the_folder_that_others_rely_on(tmp_path):
+    folder = run(tmp_path, "run")
+    rounds = lines(folder)
+    assert [line["round"] for line in rounds] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in rounds] == [2, 4, 6, 8, 10]
+    assert ["cells" in line for line in rounds] == [False, True, False, True, True]
+    cells = {f"{group}_groups.{q}_questions" for group in ("train", "held_out") for q in ("seen", "unseen")}
+    for line in rounds:
+        assert math.isfinite(line["train_loss"])
+        assert len(line["groups_trained"]) == 4
+        assert line["groups_refused"] == {}
+    assert set(rounds[-1]["cells"]) == cells
+    for cell in rounds[-1]["cells"].values():
+        assert {"alignment", "alignment_e", "worst", "gap", "cov", "fi"} <= set(cell)
+    assert len(rounds[-1]["groups"]) == 7
+    for timing in lines(folder, "timings.jsonl"):
+        assert timing["bytes_up"] == timing["bytes_down"] / (1 if timing["round"] % 2 and timing["round"] < 5 else 11 / 4)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["cells"] == rounds[-1]["cells"]
+    assert set(summary["baselines"]) == {"uniform", "context_mean", "mean"}
+    assert summary["seed"] == 1
+    assert {"plurallm", "flwr", "torch", "python"} <= set(summary["versions"])
+    assert summary["devices"]["clients"].endswith("cpu") or "cuda" in summary["devices"]["clients"]
+    model = load_file(folder / "model/model.safetensors")
+    assert model["first.weight"].shape == (16, 33)
+    assert json.loads((folder / "model/config.json").read_text())["embedding_width"] == 32
+    assert summary["best"]["round"] in (2, 4, 5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
+    one, again, other = (run(tmp_path, name, *more) for name, *more in (("a",), ("b",), ("c", "seed=2")))
+    same_result(one, again)
+    assert (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes()
+
+
+def test_the_number_of_nodes_changes_no_bit(tmp_path):
+    folders = [run(tmp_path, f"{nodes}", f"federation.nodes={nodes}") for nodes in (1, 2, 7)]
+    same_result(folders[0], folders[1])
+    same_result(folders[0], folders[2])
+
+
+def test_a_federation_of_one_group_is_plain_local_training(tmp_path):
+    name = "Avaria"
+    overrides = [f"data.train_groups=[{name}]", "data.groups=null", "data.held_out_groups=[]"]
+    folder = run(tmp_path, "one", *overrides)
+    config = load_config([*TINY, f"cache_dir={tmp_path}", *overrides], None)
+    survey = load_survey(config.data)
+    table = survey_table(survey, config)
+    task = group_tasks(survey, [name], config)[name]
+    model = PreferenceTransformer(table.shape[1], config.model, config.seed)
+    losses = []
+    for round_number in range(1, config.federation.rounds + 1):
+        losses.append(float(np.mean(train_group(model, task, table, config, round_number).losses)))
+    assert [line["train_loss"] for line in lines(folder)] == losses
+    federated = load_file(folder / "model/model.safetensors")
+    for key, value in model.state_dict().items():
+        assert np.array_equal(federated[key], value.numpy()), key
+
+
+def dies_in_round(number):
+    def spoil(message, reply):
+        if is_training(message) and round_of(message) == number:
+            raise RuntimeError("the power went out")
+        return reply
+
+    return Spoiled(spoil)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, damaged):
+    whole = run(tmp_path, "whole", "federation.rounds=7")
+    with pytest.raises(FederationError, match=r"round 6.*the power went out"):
+        run(tmp_path, "cut", "federation.rounds=7", app=dies_in_round(6))
+    cut = tmp_path / "cut"
+    assert not (cut / "summary.json").exists()
+    assert [line["round"] for line in lines(cut)] == [1, 2, 3, 4, 5]
+    if damaged:
+        newest = cut / "checkpoint/round-000004.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-100])
+    run_in_process([f"resume={cut}"])
+    same_result(whole, cut)
+    ends = [json.loads((folder / "summary.json").read_text()) for folder in (whole, cut)]
+    assert ends[0]["bytes_up"] == ends[1]["bytes_up"]
+    assert ends[0]["best"] == ends[1]["best"]
+
+
+def test_what_cannot_be_resumed_says_why(tmp_path):
+    with pytest.raises(FederationError):
+        run(tmp_path, "cut", app=dies_in_round(4))
+    cut = tmp_path / "cut"
+    with pytest.raises(ConfigError, match=r"training.learning_rate: 0.001 -> 0.1"):
+        run_in_process([f"resume={cut}", "training.learning_rate=0.1"])
+    with pytest.raises(ConfigError, match="not the folder of a run"):
+        run_in_process([f"resume={tmp_path / 'nowhere'}"])
+    run_in_process([f"resume={cut}"])
+    with pytest.raises(ConfigError, match="finished its 5 rounds"):
+        run_in_process([f"resume={cut}"])
+    with pytest.raises(FederationError):
+        run(tmp_path, "early", app=dies_in_round(1))
+    with pytest.raises(ConfigError, match="no complete checkpoint"):
+        run_in_process([f"resume={tmp_path / 'early'}"])
+
+
+def test_a_folder_that_holds_a_run_is_not_written_to(tmp_path):
+    folder = run(tmp_path, "run")
+    before = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        run(tmp_path, "run", "seed=2")
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_client_that_sends_nan_is_left_out_and_named(tmp_path):
+    def spoil(message, reply):
+        if is_training(message) and "Belora" in message.content["config"]["groups"]:
+            arrays = reply.content.array_records["arrays"]
+            spoiled = arrays["first.weight"].numpy().copy()
+            spoiled[0, 0, 0] = math.nan
+            arrays["first.weight"] = Array(spoiled)
+        return reply
+
+    folder = run(tmp_path, "nan", "data.train_groups=[Belora]", "data.groups=all", app=Spoiled(spoil))
+    for line in lines(folder):
+        assert line["groups_refused"] == {"Belora": "update refused: first.weight is not finite"}
+        assert "Belora" not in line["groups_trained"]
+        assert len(line["groups_trained"]) >= 3
+    for values in load_file(folder / "model/model.safetensors").values():
+        assert np.isfinite(values).all()
+
+
+def test_a_client_that_raises_in_every_round_is_left_out_with_its_reason(tmp_path):
+    def spoil(message, reply):
+        if is_training(message) and "Belora" in message.content["config"]["groups"]:
+            raise OSError("disk is full")
+        return reply
+
+    folder = run(tmp_path, "raises", "data.train_groups=[Belora]", "data.groups=all", app=Spoiled(spoil))
+    assert all(line["groups_refused"] == {"Belora": "OSError: disk is full"} for line in lines(folder))
+
+
+def test_all_clients_failing_stops_the_run_at_once(tmp_path):
+    with pytest.raises(FederationError, match=r"round 1: 0 of 4 groups.*the power went out"):
+        run(tmp_path, "dead", app=dies_in_round(1))
+    assert not (tmp_path / "dead/summary.json").exists()
+
+
+def test_fewer_nodes_than_expected_is_an_error_that_names_those_that_came(tmp_path):
+    overrides = [*TINY, f"cache_dir={tmp_path}", f"output_dir={tmp_path / 'few'}"]
+    overrides += ["federation.nodes=3", "federation.wait_seconds=0.5"]
+    run_config = {"overrides": " ".join(overrides)}
+    grid = InProcessGrid(client_app, 2, run_config)
+    context = Context(
+        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
+    )
+    with pytest.raises(FederationError, match=r"2 of 3 nodes were there.*Avaria"):
+        server_app(grid, context)
+
+
+def test_a_node_that_cannot_start_ends_the_run_with_its_reason(tmp_path):
+    def spoil(message, reply):
+        if message.metadata.message_type == "query.groups":
+            raise ValueError("answers.csv, row 7: negative share")
+        return reply
+
+    with pytest.raises(FederationError, match=r"cannot take part.*answers.csv, row 7"):
+        run(tmp_path, "broken", app=Spoiled(spoil))
+
+
+def test_a_held_out_group_refuses_to_train():
+    config = [*TINY, "federation.nodes=7"]
+    grid = InProcessGrid(client_app, 7, {"overrides": " ".join(config)})
+    loaded = load_config(config, None)
+    roles = assign_roles(count_seen(load_survey(loaded.data), loaded), loaded)
+    held_out = roles.held_out[0]
+    from flwr.app import ConfigRecord
+
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(),
+            "config": ConfigRecord({"round": 1, "groups": [held_out]}),
+        }
+    )
+    node = 1 + roles.groups.index(held_out)
+    (reply,) = grid.send_and_receive([Message(content, node, "train")])
+    assert "held-out group" in reply.error.reason
+    content["config"]["groups"] = ["Nobody"]
+    (reply,) = grid.send_and_receive([Message(content, node, "train")])
+    assert "does not host" in reply.error.reason
+
+
+def test_messages_carry_no_answer_text_or_embedding(tmp_path):
+    seen = []
+
+    def spoil(message, reply):
+        seen.append(reply)
+        return reply
+
+    run(tmp_path, "spied", app=Spoiled(spoil))
+    kinds = {reply.metadata.message_type for reply in seen}
+    assert kinds == {"query.groups", "train", "evaluate"}
+    expected = {
+        "query.groups": {"groups", "seen-questions", "embedding-width", "device", "threads", "partitions", "config"},
+        "train": {"num-examples", "train-loss", "seconds", "groups"},
+        "evaluate": {"seen-distance", "unseen-distance", "seen-questions", "unseen-questions", "groups"},
+    }
+    weights = set(load_file(tmp_path / "spied/model/model.safetensors"))
+    for reply in seen:
+        kind = reply.metadata.message_type
+        records = [*reply.content.metric_records.values(), *reply.content.config_records.values()]
+        assert {key for record in records for key in record} == expected[kind]
+        arrays = {key for record in reply.content.array_records.values() for key in record}
+        assert arrays == (weights if kind == "train" else set())
+
+
+def test_wandb_offline_and_the_folder_hold_the_same(tmp_path):
+    folder = run(tmp_path, "wandb", "tracking=wandb", "tracking.mode=offline")
+    assert list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    same_result(folder, run(tmp_path, "plain"))
+
+
+def test_float64_runs_in_float64(tmp_path):
+    folder = run(tmp_path, "double", "precision=float64", "federation.rounds=1")
+    assert load_file(folder / "model/model.safetensors")["first.weight"].dtype == np.float64
+
+
+@pytest.mark.slow
+def test_the_model_learns_what_uniform_and_the_own_context_do_not_tell(tmp_path):
+    folder = tmp_path / "learn"
+    run_in_process([f"cache_dir={tmp_path}", f"output_dir={folder}", "federation.rounds=40"])
+    summary = json.loads((folder / "summary.json").read_text())
+    for cell in ("held_out_groups.seen_questions", "held_out_groups.unseen_questions"):
+        trained = summary["cells"][cell]["alignment"]
+        for baseline in ("uniform", "context_mean"):
+            assert trained > summary["baselines"][baseline]["cells"][cell]["alignment"] + 0.02
+    losses = [line["train_loss"] for line in lines(folder)]
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
