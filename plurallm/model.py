@@ -222,7 +222,11 @@ def gather_questions(output_P2: Tensor, point_QO: Tensor, mask_QO: Tensor) -> Pr
 
 
 def predict_episode(
-    model: PreferenceTransformer, context_PW: Tensor, share_P: Tensor, target_PW: Tensor
+    model: PreferenceTransformer,
+    context_PW: Tensor,
+    share_P: Tensor,
+    target_PW: Tensor,
+    mask_P: Tensor | None = None,
 ) -> Tensor:
     """Encode one context and predict its targets.
 
@@ -234,14 +238,17 @@ def predict_episode(
         Embedded points (``PreferenceTransformer.embed``) of context and targets.
     share_P : Tensor of shape (P,)
         Shares of the context's points.
+    mask_P : Tensor of shape (P,), bool, optional
+        Which context points exist; all by default.
 
     Returns
     -------
     Tensor of shape (P, 2)
         Mean and raw scale of each target point.
     """
-    memory = model.encode(context_PW.unsqueeze(0), share_P.unsqueeze(0))
-    return model.decode(target_PW.unsqueeze(0), memory).squeeze(0)
+    mask_1P = None if mask_P is None else mask_P.unsqueeze(0)
+    memory = model.encode(context_PW.unsqueeze(0), share_P.unsqueeze(0), mask_1P)
+    return model.decode(target_PW.unsqueeze(0), memory, mask_1P).squeeze(0)
 
 
 def _attention_mask(mask_BP: Tensor | None) -> Tensor | None:

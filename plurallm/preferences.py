@@ -72,6 +72,10 @@ class Episode:
         The targets' true shares.
     mask_QO : Tensor of shape (Q, O), bool
         Which options exist.
+    context_mask_P : Tensor of shape (P_context,), bool, optional
+        Which context points exist, where episodes are padded; None: all.
+    weight_Q : Tensor of shape (Q,), optional
+        Weight of each target in the mean loss, where episodes are padded; None: all alike.
     """
 
     context_row_P: Tensor
@@ -80,10 +84,15 @@ class Episode:
     point_QO: Tensor
     share_QO: Tensor
     mask_QO: Tensor
+    context_mask_P: Tensor | None = None
+    weight_Q: Tensor | None = None
 
     def to(self, device: torch.device) -> "Episode":
         """Copy to a device."""
-        return Episode(*(getattr(self, field.name).to(device) for field in fields(self)))
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self, **{name: part.to(device) for name, part in parts.items() if part is not None}
+        )
 
 
 def make_episode(context: Preferences, target: Preferences) -> Episode:

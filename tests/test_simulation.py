@@ -82,7 +82,11 @@ def test_a_run_leaves_the_folder_that_others_rely_on(tmp_path):
     assert [line["round"] for line in rounds] == [1, 2, 3, 4, 5]
     assert [line["step"] for line in rounds] == [2, 4, 6, 8, 10]
     assert ["cells" in line for line in rounds] == [False, True, False, True, True]
-    cells = {f"{group}_groups.{q}_questions" for group in ("train", "held_out") for q in ("seen", "unseen")}
+    cells = {
+        f"{group}_groups.{q}_questions"
+        for group in ("train", "held_out")
+        for q in ("seen", "unseen")
+    }
     for line in rounds:
         assert math.isfinite(line["train_loss"])
         assert len(line["groups_trained"]) == 4
@@ -92,7 +96,9 @@ def test_a_run_leaves_the_folder_that_others_rely_on(tmp_path):
         assert {"alignment", "alignment_e", "worst", "gap", "cov", "fi"} <= set(cell)
     assert len(rounds[-1]["groups"]) == 7
     for timing in lines(folder, "timings.jsonl"):
-        assert timing["bytes_up"] == timing["bytes_down"] / (1 if timing["round"] % 2 and timing["round"] < 5 else 11 / 4)
+        assert timing["bytes_up"] == timing["bytes_down"] / (
+            1 if timing["round"] % 2 and timing["round"] < 5 else 11 / 4
+        )
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["cells"] == rounds[-1]["cells"]
     assert set(summary["baselines"]) == {"uniform", "context_mean", "mean"}
@@ -106,7 +112,9 @@ def test_a_run_leaves_the_folder_that_others_rely_on(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
-    one, again, other = (run(tmp_path, name, *more) for name, *more in (("a",), ("b",), ("c", "seed=2")))
+    one, again, other = (
+        run(tmp_path, name, *more) for name, *more in (("a",), ("b",), ("c", "seed=2"))
+    )
     same_result(one, again)
     assert (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes()
 
@@ -196,7 +204,9 @@ def test_a_client_that_sends_nan_is_left_out_and_named(tmp_path):
             arrays["first.weight"] = Array(spoiled)
         return reply
 
-    folder = run(tmp_path, "nan", "data.train_groups=[Belora]", "data.groups=all", app=Spoiled(spoil))
+    folder = run(
+        tmp_path, "nan", "data.train_groups=[Belora]", "data.groups=all", app=Spoiled(spoil)
+    )
     for line in lines(folder):
         assert line["groups_refused"] == {"Belora": "update refused: first.weight is not finite"}
         assert "Belora" not in line["groups_trained"]
@@ -211,8 +221,12 @@ def test_a_client_that_raises_in_every_round_is_left_out_with_its_reason(tmp_pat
             raise OSError("disk is full")
         return reply
 
-    folder = run(tmp_path, "raises", "data.train_groups=[Belora]", "data.groups=all", app=Spoiled(spoil))
-    assert all(line["groups_refused"] == {"Belora": "OSError: disk is full"} for line in lines(folder))
+    folder = run(
+        tmp_path, "raises", "data.train_groups=[Belora]", "data.groups=all", app=Spoiled(spoil)
+    )
+    assert all(
+        line["groups_refused"] == {"Belora": "OSError: disk is full"} for line in lines(folder)
+    )
 
 
 def test_all_clients_failing_stops_the_run_at_once(tmp_path):
@@ -276,9 +290,23 @@ def test_messages_carry_no_answer_text_or_embedding(tmp_path):
     kinds = {reply.metadata.message_type for reply in seen}
     assert kinds == {"query.groups", "train", "evaluate"}
     expected = {
-        "query.groups": {"groups", "seen-questions", "embedding-width", "device", "threads", "partitions", "config"},
+        "query.groups": {
+            "groups",
+            "seen-questions",
+            "embedding-width",
+            "device",
+            "threads",
+            "partitions",
+            "config",
+        },
         "train": {"num-examples", "train-loss", "seconds", "groups"},
-        "evaluate": {"seen-distance", "unseen-distance", "seen-questions", "unseen-questions", "groups"},
+        "evaluate": {
+            "seen-distance",
+            "unseen-distance",
+            "seen-questions",
+            "unseen-questions",
+            "groups",
+        },
     }
     weights = set(load_file(tmp_path / "spied/model/model.safetensors"))
     for reply in seen:
@@ -293,6 +321,16 @@ def test_wandb_offline_and_the_folder_hold_the_same(tmp_path):
     folder = run(tmp_path, "wandb", "tracking=wandb", "tracking.mode=offline")
     assert list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
     same_result(folder, run(tmp_path, "plain"))
+
+
+def test_groups_that_train_together_give_the_same_run_in_float64(tmp_path):
+    double = ("precision=float64", "federation.nodes=1")
+    apart = run(tmp_path, "apart", *double)
+    together = run(tmp_path, "together", *double, "training.groups_at_once=3")
+    for one, other in zip(lines(apart), lines(together), strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-8)
+        for cell, scores in one.get("cells", {}).items():
+            assert scores == pytest.approx(other["cells"][cell], abs=1e-8)
 
 
 def test_float64_runs_in_float64(tmp_path):

@@ -131,7 +131,11 @@ def test_one_group_is_that_group_to_the_bit():
 def test_an_update_that_is_not_finite_is_refused_and_the_rest_goes_on(value):
     strategy = make_strategy()
     good, bad, other = ask(strategy)
-    replies = [reply(good, [model(1, 1)]), reply(bad, [model(1, value)]), reply(other, [model(3, 3)])]
+    replies = [
+        reply(good, [model(1, 1)]),
+        reply(bad, [model(1, value)]),
+        reply(other, [model(3, 3)]),
+    ]
     np.testing.assert_array_equal(averaged(strategy, replies), [2, 2])
     assert strategy.report.refused == {"b": "update refused: w is not finite"}
     assert list(strategy.report.losses) == ["a", "c"]
@@ -175,8 +179,14 @@ def test_what_cannot_be_used_is_refused_with_its_reason(spoil, reason):
 def test_too_few_updates_stop_the_run_naming_groups_and_reasons():
     strategy = make_strategy("federation.min_groups=3")
     first, second, third = ask(strategy)
-    replies = [reply(first, [model(1, 1)]), failure(second, "out of memory"), reply(third, [model(1, 1)])]
-    with pytest.raises(FederationError, match=r"round 1: 2 of 3 groups.*min_groups is 3.*b: out of"):
+    replies = [
+        reply(first, [model(1, 1)]),
+        failure(second, "out of memory"),
+        reply(third, [model(1, 1)]),
+    ]
+    with pytest.raises(
+        FederationError, match=r"round 1: 2 of 3 groups.*min_groups is 3.*b: out of"
+    ):
         strategy.aggregate_train(1, replies)
 
 
@@ -263,5 +273,5 @@ def test_an_evaluation_without_any_score_stops_the_run():
     strategy = make_strategy("evaluation.every=1", groups_of={1: ("a", "b", "c", "d")})
     ask(strategy)
     strategy.configure_evaluate(1, record(model(0)), ConfigRecord(), None)
-    with pytest.raises(FederationError, match="no group could be scored.*no reply"):
+    with pytest.raises(FederationError, match=r"no group could be scored.*no reply"):
         strategy.aggregate_evaluate(1, [])

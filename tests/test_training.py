@@ -8,10 +8,16 @@ import pytest
 import torch
 
 from plurallm.config import load_config
-from plurallm.model import PreferenceTransformer, Prediction
+from plurallm.model import Prediction, PreferenceTransformer
 from plurallm.preferences import make_episode
 from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training import LOSSES, episode_loss, learning_rate, train_group
+from plurallm.training import (
+    LOSSES,
+    episode_loss,
+    learning_rate,
+    train_group,
+    train_groups_together,
+)
 
 TINY = [
     "data.num_groups=3",
@@ -67,7 +73,7 @@ def hand_prediction():
 
 
 def hand_loss(name, local):
-    config, tasks, table, _ = local
+    _, tasks, *_ = local
     training = load_config([*TINY, f"training={name}"], None).training
     task = next(iter(tasks.values()))
     target = task.seen.take(torch.tensor([0, 1]))
@@ -164,3 +170,23 @@ def test_loss_is_the_mean_over_target_questions(local):
     ]
     together = episode_loss(model, make_episode(context, both), table, config.training)
     torch.testing.assert_close(together, sum(separate) / 2)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "jensen_shannon", "gaussian"])
+def test_groups_together_equal_one_after_the_other(tmp_path, loss):
+    overrides = [*TINY, f"training={loss}", "precision=float64", f"cache_dir={tmp_path}"]
+    config = load_config(overrides, None)
+    survey = load_survey(config.data)
+    tasks = list(group_tasks(survey, list(survey.answers), config).values())
+    table = survey_table(survey, config)
+    model = PreferenceTransformer(table.shape[1], config.model, seed=0).double()
+    before = copy.deepcopy(model.state_dict())
+    weights, updates = train_groups_together(model, tasks, table, config, round_number=2)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    for row, task in enumerate(tasks):
+        one = copy.deepcopy(model)
+        update = train_group(one, task, table, config, round_number=2)
+        assert updates[row].losses == pytest.approx(update.losses, abs=1e-10)
+        assert updates[row].examples == update.examples
+        for name, value in one.state_dict().items():
+            torch.testing.assert_close(weights[name][row], value, rtol=0, atol=1e-8)

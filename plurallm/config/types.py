@@ -113,12 +113,19 @@ class TrainingConfig:
     steps_per_round: int
     context_questions: list[int]
     target_questions: list[int]
+    groups_at_once: int | None
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "> 0")
         _require(0 <= self.warmup < 1, "training.warmup", self.warmup, "at least 0 and below 1")
         _require(
             self.steps_per_round >= 1, "training.steps_per_round", self.steps_per_round, ">= 1"
+        )
+        _require(
+            self.groups_at_once is None or self.groups_at_once >= 1,
+            "training.groups_at_once",
+            self.groups_at_once,
+            ">= 1 or null",
         )
         for key in ("context_questions", "target_questions"):
             span = getattr(self, key)

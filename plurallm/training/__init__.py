@@ -1,0 +1,14 @@
+"""Local learning: losses, the schedule, one group after the other or several together."""
+
+from plurallm.training.local import LocalUpdate, learning_rate, train_group
+from plurallm.training.losses import LOSSES, episode_loss
+from plurallm.training.together import train_groups_together
+
+__all__ = [
+    "LOSSES",
+    "LocalUpdate",
+    "episode_loss",
+    "learning_rate",
+    "train_group",
+    "train_groups_together",
+]

@@ -1,0 +1,116 @@
+"""Local training of one group: the same function federated, pooled and for one group alone.
+
+Dimension letters: ``R`` rows of the table, ``D`` embedding width.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from plurallm.config import Config
+from plurallm.model import PreferenceTransformer
+from plurallm.preferences import Episode, draw_episode
+from plurallm.randomness import generator
+from plurallm.tasks import GroupTask
+from plurallm.training.losses import episode_loss
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """What a group's local training brings.
+
+    Attributes
+    ----------
+    losses : tuple of float
+        Loss of each step, before the step.
+    examples : int
+        Training questions of the group: its weight under ``strategy.weighting=questions``.
+    """
+
+    losses: tuple[float, ...]
+    examples: int
+
+
+def learning_rate(step: int, config: Config) -> float:
+    """Learning rate as a pure function of the step: a linear warm-up, then one cosine to zero.
+
+    Parameters
+    ----------
+    step : int
+        Global step, from 0 to ``federation.rounds * training.steps_per_round - 1``.
+    config : Config
+        The run's configuration.
+
+    Returns
+    -------
+    float
+        Above 0, at most ``training.learning_rate``.
+    """
+    total = config.federation.rounds * config.training.steps_per_round
+    warmup = round(config.training.warmup * total)
+    if step < warmup:
+        return config.training.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / (total - warmup)
+    return config.training.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def round_rates(config: Config, round_number: int) -> list[float]:
+    """Learning rate of each step of a round (from 1)."""
+    steps = config.training.steps_per_round
+    return [learning_rate((round_number - 1) * steps + step, config) for step in range(steps)]
+
+
+def round_episodes(task: GroupTask, config: Config, round_number: int) -> Iterator[Episode]:
+    """Draw a round's episodes: a function of the seed, the group's name and the round only."""
+    draws = generator(config.seed, "episodes", task.name, round_number)
+    training = config.training
+    for _ in range(training.steps_per_round):
+        yield draw_episode(task.seen, training.context_questions, training.target_questions, draws)
+
+
+def train_group(
+    model: PreferenceTransformer,
+    task: GroupTask,
+    table_RD: Tensor,
+    config: Config,
+    round_number: int,
+) -> LocalUpdate:
+    """Train a model in place on one group for one round, with a fresh Adam.
+
+    Parameters
+    ----------
+    model : PreferenceTransformer
+        The received model; afterwards the group's.
+    task : GroupTask
+        The group; only its seen questions are used.
+    table_RD : Tensor of shape (R, D)
+        Embeddings, on the model's device.
+    config : Config
+        The run's configuration.
+    round_number : int
+        From 1.
+
+    Returns
+    -------
+    LocalUpdate
+        Losses and weight.
+    """
+    optimizer = Adam(model.parameters(), fused=True)
+    losses = []
+    model.train()
+    steps = zip(
+        round_rates(config, round_number), round_episodes(task, config, round_number), strict=True
+    )
+    for rate, episode in steps:
+        optimizer.param_groups[0]["lr"] = rate
+        loss = episode_loss(model, episode.to(table_RD.device), table_RD, config.training)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.detach())
+    # Read together, once a round: each read waits for the device.
+    return LocalUpdate(tuple(torch.stack(losses).tolist()), examples=len(task.seen))
