@@ -1,0 +1,250 @@
+"""Run the main job: the Flower app through ``flwr run`` on Flower's simulation engine.
+
+The run has a SuperLink, port, ``FLWR_HOME`` and Ray folder of its own, so that runs see neither
+each other nor somebody else's SuperLink. Everything started here carries that ``FLWR_HOME`` in its
+environment: by it the processes are found and ended, whatever session they moved to. ``flwr run``
+succeeds for a failed run too: what counts is the SuperLink's status of the run, and its summary.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired, run
+from typing import Any
+
+import psutil
+import torch
+
+from plurallm.cli import new_run_folder
+from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
+from plurallm.report import print_result
+from plurallm.tasks import plan_nodes
+from plurallm.tracking import ProgressTracker
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COMMAND_SECONDS = 120.0  # limit of one command of Flower's: about 2 s, more on a cold disk
+
+
+class RunError(Exception):
+    """The run did not finish; the message says why."""
+
+
+def main(typed: Sequence[str]) -> int:
+    """Run with overrides: 0 finished, 1 failed, 2 refused; a signal ends with 128 + its number."""
+    on_signals(lambda number, _: sys.exit(128 + number))
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("plurallm").setLevel(logging.INFO)
+    here = Path.cwd()
+    try:
+        config = load_config(typed, here)
+        nodes = plan_nodes(config)
+        folder = Path(config.resume or config.output_dir or new_run_folder(here / "outputs"))
+        if config.resume and not folder.is_dir():
+            raise ValueError(f"resume={folder}: there is no such folder")
+        if not config.resume and (folder / "metrics.jsonl").exists():
+            raise ValueError(f"output_dir={folder} holds a run: choose another, or resume={folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        overrides = absolute_overrides([*typed, f"output_dir={hydra_quote(str(folder))}"], here)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Run folder: {folder}", flush=True)
+    log = folder / "flower.log"
+    try:
+        run_app(config, overrides, nodes, log)
+    except RunError as error:
+        text = f"{last_lines(log)}\n\nThe run failed: {error}\nIts log: {log}"
+        print(re.sub(r"\x1b\[[0-9;]*m", "", text), file=sys.stderr)
+        return 1
+    except SystemExit:
+        print("Stopped, and ended all that the run had started.", file=sys.stderr)
+        raise
+    print_result(folder)
+    print(f"Run folder: {folder}")
+    return 0
+
+
+def run_app(config: Config, overrides: Sequence[str], nodes: int, log: Path) -> None:
+    """Run the app to its end on a SuperLink of its own; `RunError` when it did not finish."""
+    resources, actors = plan_resources(config, nodes)
+    print(f"Starting Flower: {nodes} nodes, {actors} at a time", flush=True)
+    with own_home() as home, log.open("ab") as output:
+        options = surroundings(home) | {"stdin": DEVNULL, "stdout": output, "stderr": output}
+        superlink = start_superlink(home, options)
+        (home / "run.toml").write_text(run_config(overrides), encoding="utf-8")
+        settings = ("--run-config", str(home / "run.toml"), "--federation-config", resources)
+        app = home / "app"  # a copy: Flower walks the whole tree, and refuses some folder names
+        for name in ("plurallm", "conf"):
+            shutil.copytree(REPOSITORY / name, app / name)
+        shutil.copy2(REPOSITORY / "pyproject.toml", app)
+        number = ask(options, "run", str(app), "own", *settings)["run-id"]
+        stream = Popen(("flwr", "log", number, "own", "--stream"), **options)
+        print("Started; the first round takes half a minute or so to come", flush=True)
+        follow(log.parent, config.federation.rounds, stream, superlink)
+        # The log can end before the run does; the run itself has no time limit.
+        while not (state := ask(options, "ls", "own")["runs"][0])["status"].startswith("finished"):
+            time.sleep(2)
+    if state["status"] != "finished:completed":
+        reason = state["status-details"].removeprefix("Simulation failed with exception: ")
+        raise RunError(reason or state["status"])
+    if not (log.parent / "summary.json").is_file():
+        raise RunError("it ended without a summary")
+
+
+def plan_resources(config: Config, nodes: int) -> tuple[str, int]:
+    """Give ``--federation-config``, and how many client actors share the cores and GPUs."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # a container's limit, where there is one
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    threads = config.threads or 1
+    actors = max(1, min(nodes, cores // threads))
+    # Where a device is named, no actor has a share: each sees all GPUs, and takes that one.
+    gpus = torch.cuda.device_count() if config.device == "auto" else 0
+    share = math.floor(1e4 / math.ceil(actors / gpus)) / 1e4 if gpus else 0.0  # Ray's resolution
+    return (
+        f"num-supernodes={nodes} client-resources-num-cpus={threads} "
+        f"client-resources-num-gpus={share} init-args-num-cpus={actors * threads}"
+    ), actors
+
+
+def run_config(overrides: Sequence[str]) -> str:
+    """TOML of the app's run configuration: one text, for ``shlex.split`` to take apart."""
+    # JSON's strings are TOML's, except that TOML wants DEL escaped.
+    text = json.dumps(shlex.join(overrides), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"overrides = {text}\n"
+
+
+@contextmanager
+def own_home() -> Iterator[Path]:
+    """Give a fresh ``FLWR_HOME``; at the end, whichever, end its processes and remove it."""
+    # Not below a long TMPDIR: Ray adds some 70 characters, and the path of a socket may have 107.
+    home = Path(tempfile.mkdtemp(prefix="plm-", dir="/tmp"))
+    try:
+        try:
+            yield home
+        finally:
+            on_signals(signal.SIG_IGN)  # the ending takes seconds and must not be cut short
+    finally:
+        on_signals(signal.SIG_IGN)  # a second Ctrl-C can hit the line above
+        end_processes(str(home))
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def on_signals(action: Callable[[int, Any], None] | signal.Handlers) -> None:
+    """Set what Ctrl-C, TERM and a closed terminal do."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, action)
+
+
+def end_processes(home: str) -> None:
+    """End every process with this ``FLWR_HOME`` in its environment, and no other."""
+    begin = time.monotonic()
+    while True:
+        everything = psutil.process_iter(["environ"])
+        own = [p for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == home]
+        if not own:
+            return
+        late = time.monotonic() > begin + 4  # seconds after they were asked to end
+        for process in own:
+            with suppress(psutil.NoSuchProcess):
+                process.kill() if late else process.terminate()
+        psutil.wait_procs(own, timeout=1)
+
+
+def surroundings(home: Path) -> dict[str, Any]:
+    """Options of ``subprocess`` for the commands of this home."""
+    # Nothing of the caller's Flower and Ray, and no proxy between the parts of the run.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    own = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "no_proxy": "127.0.0.1,localhost," + os.environ.get("no_proxy", ""),
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_TMPDIR": str(home),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no share: sees all GPUs
+    }
+    # Ray's workers import from the working directory before they look into the app, so it is
+    # empty. A session apart keeps Ctrl-C from the processes: the launcher ends them in order.
+    (home / "empty").mkdir()
+    return {"cwd": home / "empty", "env": inherited | own, "start_new_session": True}
+
+
+def ask(options: dict[str, Any], *command: str) -> dict[str, Any]:
+    """Give the answer of a ``flwr`` command; `RunError` where there is none in time."""
+    command = ("flwr", *command, "--format", "json")
+    try:
+        done = run(command, timeout=COMMAND_SECONDS, **(options | {"stdout": PIPE}))
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except (TimeoutExpired, json.JSONDecodeError) as error:
+        raise RunError(f"no answer to {shlex.join(command)}") from error
+    if not answer["success"]:
+        raise RunError(answer["error-message"].strip())
+    return answer
+
+
+def start_superlink(home: Path, options: dict[str, Any]) -> Popen[bytes]:
+    """Start a SuperLink and wait until it, not somebody else's, listens on its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = f'[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(text)
+    command = ("flower-superlink", "--insecure", "--simulation", "--port", str(port))
+    superlink = Popen(command, **options)
+    limit = time.monotonic() + COMMAND_SECONDS
+    with suppress(psutil.Error):
+        while superlink.poll() is None and time.monotonic() < limit:
+            connections = psutil.Process(superlink.pid).net_connections("tcp")
+            if any(port == connection.laddr.port for connection in connections):
+                return superlink
+            time.sleep(0.1)
+    raise RunError("Flower's SuperLink did not start")
+
+
+def follow(folder: Path, rounds: int, stream: Popen[bytes], superlink: Popen[bytes]) -> None:
+    """Show the rounds until the log ends: a bar on a terminal, else ten lines or so."""
+    file, often = folder / "metrics.jsonl", sys.stderr.isatty()
+    shown, going = len(complete_lines(file)), True  # a resumed run has some
+    with closing(ProgressTracker(rounds, shown)) as progress:
+        while going:
+            going = stream.poll() is None  # asked before reading, so that no round is missed
+            if superlink.poll() is not None:
+                raise RunError("Flower's SuperLink ended before the run")
+            lines = complete_lines(file)
+            for row in map(json.loads, lines[shown:]):
+                if often or "cells" in row or row["round"] % max(1, rounds // 10) == 0:
+                    progress.log_round(row, {})
+            shown = len(lines)  # fewer, once a resumed run went back to its checkpoint
+            time.sleep(0.5)
+
+
+def complete_lines(file: Path) -> list[str]:
+    """Give the lines that are written to their end."""
+    return file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """Give the end of the log, without what only tells that all goes its way."""
+    noise = re.compile(r"^\s*$|INFO |Exit Code: |An unhandled exception occ|For more information,")
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join([line for line in lines if not noise.search(line)][-count:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
