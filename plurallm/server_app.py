@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation from its configuration to its summary."""
     overrides = split_overrides(str(context.run_config["overrides"]))
     config = load_config(overrides, None)
-    checkpoint = _checkpoint_to_resume(config)
+    checkpoint = checkpoint_to_resume(config)
     nodes = meet_nodes(grid, config, config_digest(config))
     roles = assign_roles(_seen_questions(nodes), config)
     first_round = 0 if checkpoint is None else checkpoint.round_number
@@ -225,7 +225,25 @@ def _initial_arrays(nodes: Mapping[int, Node], config: Config) -> Arrays:
     return {name: value.numpy().astype(dtype) for name, value in model.state_dict().items()}
 
 
-def _checkpoint_to_resume(config: Config) -> Checkpoint | None:
+def checkpoint_to_resume(config: Config) -> Checkpoint | None:
+    """Find the checkpoint that ``resume`` asks for.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+
+    Returns
+    -------
+    Checkpoint or None
+        None where nothing is resumed.
+
+    Raises
+    ------
+    ConfigError
+        When the folder holds no run, a finished one, one with another configuration, or no
+        complete checkpoint.
+    """
     if config.resume is None:
         return None
     folder = Path(config.resume)

@@ -20,7 +20,7 @@ from plurallm.checkpoint import Arrays, save_arrays
 from plurallm.config import Config, WandbTracking, config_dict
 
 HEADLINE = "held_out_groups.seen_questions"
-"""The cell that progress shows; without held-out groups, the first there is."""
+"""The cell whose alignment progress shows; without held-out groups, the first there is."""
 
 logger = logging.getLogger("plurallm")
 
@@ -238,7 +238,7 @@ def progress_text(metrics: Mapping[str, Any]) -> str:
     cells = metrics.get("cells")
     if cells:
         name = HEADLINE if HEADLINE in cells else next(iter(cells))
-        text += f"  alignment {cells[name]['alignment']:.4f} ({name})"
+        text += f"  alignment {cells[name]['alignment']:.4f}"
     return text
 
 

@@ -2,7 +2,7 @@
 
 The run has a SuperLink, port, ``FLWR_HOME`` and Ray folder of its own, so that runs see neither
 each other nor somebody else's SuperLink. Everything started here carries that ``FLWR_HOME`` in its
-environment: by it the processes are found and ended, whatever session they moved to. ``flwr run``
+environment: by it the processes are found and ended, whatever group they moved to. ``flwr run``
 succeeds for a failed run too: what counts is the SuperLink's status of the run, and its summary.
 """
 
@@ -30,6 +30,7 @@ import torch
 from plurallm.cli import new_run_folder
 from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
 from plurallm.report import print_result
+from plurallm.server_app import checkpoint_to_resume
 from plurallm.tasks import plan_nodes
 from plurallm.tracking import ProgressTracker
 
@@ -51,8 +52,7 @@ def main(typed: Sequence[str]) -> int:
         config = load_config(typed, here)
         nodes = plan_nodes(config)
         folder = Path(config.resume or config.output_dir or new_run_folder(here / "outputs"))
-        if config.resume and not folder.is_dir():
-            raise ValueError(f"resume={folder}: there is no such folder")
+        checkpoint_to_resume(config)  # refuses what cannot be resumed before anything starts
         if not config.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"output_dir={folder} holds a run: choose another, or resume={folder}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def surroundings(home: Path) -> dict[str, Any]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no share: sees all GPUs
     }
     # Ray's workers import from the working directory before they look into the app, so it is
-    # empty. A session apart keeps Ctrl-C from the processes: the launcher ends them in order.
+    # empty. Ctrl-C reaches the launcher alone, which then ends all the others.
     (home / "empty").mkdir()
     return {"cwd": home / "empty", "env": inherited | own, "start_new_session": True}
 

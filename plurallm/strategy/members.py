@@ -10,6 +10,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from plurallm.config import Config, ConfigError
+from plurallm.strategy.replies import error_reason
 from plurallm.strategy.report import FederationError
 
 logger = logging.getLogger("plurallm")
@@ -83,7 +84,7 @@ def meet_nodes(grid: Grid, config: Config, config_digest: str) -> dict[int, Node
         for reply in grid.send_and_receive(questions, timeout=remaining):
             node_id = reply.metadata.src_node_id
             if reply.has_error():
-                raise FederationError(f"node {node_id} cannot take part: {reply.error.reason}")
+                raise FederationError(f"node {node_id} cannot take part: {error_reason(reply)}")
             nodes[node_id] = _read(reply.content)
     _check(nodes, config_digest)
     return dict(sorted(nodes.items(), key=lambda item: sorted(item[1].seen_questions)))

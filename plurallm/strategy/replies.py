@@ -60,9 +60,17 @@ def answers(
         # Flower reports a node that it lost as an error from the link, which was never asked.
         groups = silent.pop(reply.metadata.src_node_id, None)
         if groups is not None:
-            yield groups, str(reply.error.reason) if reply.has_error() else reply.content
+            yield groups, error_reason(reply) if reply.has_error() else reply.content
     for node, groups in silent.items():
         yield groups, f"no reply from node {node}"
+
+
+def error_reason(reply: Message) -> str:
+    """Why a node failed, in one line: of a traceback, which Ray passes on whole, the last."""
+    lines = [line.strip() for line in str(reply.error.reason).splitlines() if line.strip()]
+    if not lines:
+        return "no reason given"
+    return lines[-1] if any(line.startswith("Traceback") for line in lines) else lines[0]
 
 
 def read_updates(
