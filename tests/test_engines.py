@@ -1,0 +1,94 @@
+"""Flower's simulation engine against the in-process one, and clients that fail in it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plurallm.simulation import run_in_process
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY = [
+    "data.num_groups=5",
+    "data.num_questions=60",
+    "embedding.width=32",
+    "model.width=16",
+    "model.layers=2",
+    "model.heads=2",
+    "model.feedforward=16",
+    "training.context_questions=[5,10]",
+    "training.target_questions=[5,10]",
+    "evaluation.context_questions=10",
+    "evaluation.every=2",
+    "federation.rounds=4",
+    "federation.wait_seconds=90",
+    "threads=1",
+]
+
+pytestmark = pytest.mark.slow
+
+
+def flower_run(repository, folder, *overrides):
+    command = [sys.executable, repository / "scripts/run.py", *TINY, f"output_dir={folder}"]
+    return subprocess.run(
+        [*command, *overrides], cwd=folder.parent, capture_output=True, text=True, check=False
+    )
+
+
+def result_bytes(folder):
+    files = ("metrics.jsonl", "model/model.safetensors", "model-best/model.safetensors")
+    return [(folder / file).read_bytes() for file in files]
+
+
+def test_both_engines_give_the_same_bits(tmp_path):
+    run_in_process([*TINY, f"output_dir={tmp_path / 'here'}"])
+    flower = flower_run(REPOSITORY, tmp_path / "flower")
+    assert flower.returncode == 0, flower.stderr
+    assert result_bytes(tmp_path / "here") == result_bytes(tmp_path / "flower")
+    shared = flower_run(REPOSITORY, tmp_path / "shared", "federation.nodes=2")
+    assert shared.returncode == 0, shared.stderr
+    assert result_bytes(tmp_path / "here") == result_bytes(tmp_path / "shared")
+
+
+def spoiled_checkout(tmp_path, in_training):
+    """A copy of the project whose clients run some more code when they are asked to train."""
+    checkout = tmp_path / "checkout"
+    for name in ("plurallm", "conf", "scripts"):
+        shutil.copytree(REPOSITORY / name, checkout / name)
+    shutil.copy2(REPOSITORY / "pyproject.toml", checkout)
+    client = checkout / "plurallm/client_app.py"
+    mark = "    asked, round_number = _asked(message, local, context)\n"
+    text = client.read_text()
+    assert text.count(mark) == 1
+    client.write_text(text.replace(mark, mark + in_training))
+    return checkout
+
+
+def test_a_client_process_that_dies_is_noticed(tmp_path):
+    # Ray hands messages on to the dead actor: with one actor left, the run may or may not go on.
+    checkout = spoiled_checkout(
+        tmp_path,
+        '    if "Avoria" in asked and round_number == 2:\n'
+        "        import os\n\n        os._exit(1)\n",
+    )
+    folder = tmp_path / "run"
+    flower = flower_run(checkout, folder, "data.train_groups=[Avoria]", "data.groups=all")
+    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    if flower.returncode == 0:
+        assert "Avoria" in rounds[1]["groups_refused"]
+    else:
+        assert "Avoria" in flower.stderr
+        assert not (folder / "summary.json").exists()
+        assert rounds[-1]["round"] < 4
+
+
+def test_clients_that_all_raise_fail_the_run_with_their_reason(tmp_path):
+    checkout = spoiled_checkout(tmp_path, '    raise OSError("the disk is full")\n')
+    flower = flower_run(checkout, tmp_path / "run")
+    assert flower.returncode == 1
+    assert "round 1: 0 of" in flower.stderr
+    assert "the disk is full" in flower.stderr
+    assert not (tmp_path / "run/summary.json").exists()
