@@ -11,7 +11,7 @@ from rich.table import Table
 ARMS = {
     "uniform": "uniform",
     "context_mean": "own context",
-    "mean": "mean of training groups",
+    "mean": "group mean",
 }
 """Baselines and how the tables call them."""
 
@@ -36,13 +36,16 @@ def print_result(run_folder: Path) -> None:
 
 
 def group_table(summary: Mapping[str, Any]) -> Table:
-    """Alignment score of every group, beside the baselines, base 2."""
-    baselines = _baselines(summary)
-    table = Table(title="Alignment score (base 2) by group")
-    table.add_column("group")
-    table.add_column("role")
-    for column in ("seen questions", "unseen questions"):
-        table.add_column(column, justify="right")
+    """Alignment score of every group in base 2 and base e, beside two baselines in base 2."""
+    baselines = {
+        name: baseline for name, baseline in _baselines(summary).items() if name != "context_mean"
+    }
+    table = Table(title="Alignment score (AS) by group")
+    table.add_column("group", no_wrap=True)
+    table.add_column("role", no_wrap=True)
+    for column in ("seen", "unseen"):
+        table.add_column(f"{column} AS base 2", justify="right")
+        table.add_column("AS base e", justify="right")
         for name in baselines:
             table.add_column(_heading(name, column), justify="right", style="dim")
     for group, scores in sorted(
@@ -50,8 +53,11 @@ def group_table(summary: Mapping[str, Any]) -> Table:
     ):
         row = [group, "training" if scores["role"] == "train" else "held out"]
         for column in ("seen_questions", "unseen_questions"):
-            row.append(_score(scores.get(column)))
-            row += [_score(b["groups"][group].get(column)) for b in baselines.values()]
+            row += [_score(scores.get(column), base) for base in ("alignment", "alignment_e")]
+            row += [
+                _score(baseline["groups"][group].get(column), "alignment")
+                for baseline in baselines.values()
+            ]
         table.add_row(*row)
     return table
 
@@ -59,8 +65,8 @@ def group_table(summary: Mapping[str, Any]) -> Table:
 def cell_table(summary: Mapping[str, Any]) -> Table:
     """The four cells: groups seen or not by questions seen or not, with fairness."""
     table = Table(title="Summary over groups")
-    table.add_column("groups, questions")
-    table.add_column("predictor")
+    table.add_column("groups, questions", no_wrap=True)
+    table.add_column("predictor", no_wrap=True)
     columns = {
         "alignment": "AS base 2",
         "alignment_e": "AS base e",
@@ -76,7 +82,7 @@ def cell_table(summary: Mapping[str, Any]) -> Table:
             _heading(name, cell): baseline["cells"][cell]
             for name, baseline in _baselines(summary).items()
         }
-        label = cell.replace("_", " ").replace(".", ", ")
+        label = cell.replace("held_out", "held-out").replace("_", " ").replace(".", ", ")
         for index, (predictor, numbers) in enumerate(rows.items()):
             table.add_row(
                 label if index == 0 else "",
@@ -122,9 +128,9 @@ def _baselines(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _heading(baseline: str, column: str) -> str:
-    oracle = baseline == "mean" and "unseen" in column.rpartition(".")[2]
+    oracle = baseline == "mean" and "unseen" in column
     return ARMS[baseline] + (" *" if oracle else "")
 
 
-def _score(cell: Mapping[str, Any] | None) -> str:
-    return "-" if cell is None else f"{cell['alignment']:.3f}"
+def _score(cell: Mapping[str, Any] | None, base: str) -> str:
+    return "-" if cell is None else f"{cell[base]:.3f}"

@@ -71,16 +71,16 @@ def test_a_client_process_that_dies_is_noticed(tmp_path):
     # Ray hands messages on to the dead actor: with one actor left, the run may or may not go on.
     checkout = spoiled_checkout(
         tmp_path,
-        '    if "Avoria" in asked and round_number == 2:\n'
+        '    if "Belora" in asked and round_number == 2:\n'
         "        import os\n\n        os._exit(1)\n",
     )
     folder = tmp_path / "run"
-    flower = flower_run(checkout, folder, "data.train_groups=[Avoria]", "data.groups=all")
+    flower = flower_run(checkout, folder, "data.train_groups=[Belora]", "data.groups=all")
     rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     if flower.returncode == 0:
-        assert "Avoria" in rounds[1]["groups_refused"]
+        assert "Belora" in rounds[1]["groups_refused"]
     else:
-        assert "Avoria" in flower.stderr
+        assert "Belora" in flower.stderr
         assert not (folder / "summary.json").exists()
         assert rounds[-1]["round"] < 4
 

@@ -14,6 +14,13 @@ from plurallm.tasks import Roles
 
 ROLES = Roles(train=("a", "b", "c"), held_out=("d",), dropped={})
 ONE_EACH = {11: ("a",), 12: ("b",), 13: ("c",), 14: ("d",)}
+# What Flower's simulation engine reports of a client that raised, shortened.
+RAY_REASON = """<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'ray::run() (pid=1)
+  File "client_app.py", line 103, in train
+OSError: the disk is full
+
+flwr.clientapp.client_app.ClientAppException:
+Exception ClientAppException occurred. Message: the disk is full'>"""
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +169,7 @@ def test_of_a_node_with_several_groups_only_the_bad_one_is_refused():
         (lambda m: reply(m, [model(1, 1)], examples=[1, 1]), "num-examples"),
         (lambda m: Message(RecordDict(), reply_to=m), "not one record each"),
         (lambda m: failure(m, "ValueError: broken file"), "ValueError: broken file"),
+        (lambda m: failure(m, RAY_REASON), "the disk is full"),
         (lambda m: None, "no reply from node 12"),
     ],
 )
@@ -174,6 +182,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason(spoil, reason):
     np.testing.assert_array_equal(averaged(strategy, replies), [2, 2])
     assert list(strategy.report.refused) == ["b"]
     assert reason in strategy.report.refused["b"]
+    assert "\n" not in strategy.report.refused["b"]
 
 
 def test_too_few_updates_stop_the_run_naming_groups_and_reasons():

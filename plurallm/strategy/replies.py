@@ -5,6 +5,7 @@ of fixed keys with a list entry per group, and the groups' names in a ConfigReco
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +67,14 @@ def answers(
 
 
 def error_reason(reply: Message) -> str:
-    """Why a node failed, in one line: of a traceback, which Ray passes on whole, the last."""
-    lines = [line.strip() for line in str(reply.error.reason).splitlines() if line.strip()]
-    if not lines:
-        return "no reason given"
-    return lines[-1] if any(line.startswith("Traceback") for line in lines) else lines[0]
+    """Why a node failed, in one line.
+
+    Flower's simulation engine wraps what a client raised into two tracebacks of Ray's.
+    """
+    reason = str(reply.error.reason).strip()
+    raised = re.search(r"Exception ClientAppException occurred\. Message: (.+)", reason)
+    line = raised[1] if raised else reason.partition("\n")[0]
+    return line.removesuffix("'>").strip() or "no reason given"
 
 
 def read_updates(
