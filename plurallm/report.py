@@ -112,6 +112,8 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     lines += [f"Left out of the survey: {count} x {reason}." for reason, count in rows.items()]
     if summary["groups_refused"]:
         lines.append(f"Refused in the last round: {summary['groups_refused']}")
+    if summary["groups_unscored"]:
+        lines.append(f"Not scored in the last round: {summary['groups_unscored']}")
     devices = summary["devices"]
     lines.append(
         f"Clients computed on {devices['clients']} ({summary['nodes']} nodes), "

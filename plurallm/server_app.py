@@ -124,7 +124,8 @@ class Recorder:
         if report.scores:
             metrics |= summarize(report.scores, self._roles.by_group)
             metrics["groups_unscored"] = report.unscored
-            self._keep_best(metrics, arrays)
+            if not report.unscored:  # means over other groups do not compare
+                self._keep_best(metrics, arrays)
         self._count(
             {**report.seconds, "bytes_down": report.bytes_down, "bytes_up": report.bytes_up}
         )

@@ -170,6 +170,10 @@ def test_of_a_node_with_several_groups_only_the_bad_one_is_refused():
         (lambda m: Message(RecordDict(), reply_to=m), "not one record each"),
         (lambda m: failure(m, "ValueError: broken file"), "ValueError: broken file"),
         (lambda m: failure(m, RAY_REASON), "the disk is full"),
+        (
+            lambda m: failure(m, "<class 'ray.ActorDiedError'>:<'It died.\n\tpid: 7'>"),
+            "ActorDiedError: It",
+        ),
         (lambda m: None, "no reply from node 12"),
     ],
 )

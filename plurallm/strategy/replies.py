@@ -74,6 +74,7 @@ def error_reason(reply: Message) -> str:
     reason = str(reply.error.reason).strip()
     raised = re.search(r"Exception ClientAppException occurred\. Message: (.+)", reason)
     line = raised[1] if raised else reason.partition("\n")[0]
+    line = re.sub(r"^<class '(?:\w+\.)*(\w+)'>:<'", r"\1: ", line)
     return line.removesuffix("'>").strip() or "no reason given"
 
 
