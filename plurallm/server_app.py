@@ -39,6 +39,9 @@ _SELECTION_CELLS = ("train_groups.unseen_questions", "train_groups.seen_question
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from its configuration to its summary."""
+    if not logger.hasHandlers():  # Flower's processes show its own log only
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
     overrides = split_overrides(str(context.run_config["overrides"]))
     config = load_config(overrides, None)
     checkpoint = checkpoint_to_resume(config)

@@ -231,7 +231,7 @@ def cache_directory(config: Config) -> Path:
 
 def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> None:
     if name not in seen_questions:
-        near = difflib.get_close_matches(name, seen_questions, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, seen_questions, n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ConfigError(f"data lists group {name!r}, which the survey does not have{hint}")
     if seen_questions[name] < needed:

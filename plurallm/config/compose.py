@@ -111,8 +111,10 @@ def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[
     by_key: dict[str, str] = {}
     for text in overrides:
         key, value = _parse(text)
-        if key in PATH_KEYS and isinstance(value, str):
-            text = f"{key}={hydra_quote(_absolute(key, value, base_dir))}"
+        if key in PATH_KEYS and value is not None:
+            # A folder called 2024 is a path too.
+            path = value if isinstance(value, str) else text.partition("=")[2]
+            text = f"{key}={hydra_quote(_absolute(key, path, base_dir))}"
         by_key.pop(key, None)
         by_key[key] = text
     if "resume" in by_key:
@@ -156,8 +158,8 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 def hydra_quote(value: str) -> str:
     """Quote a text so that Hydra's override grammar reads it back unchanged."""
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return "'" + escaped.replace("'", "\\'") + "'"
+    # Backslashes count only before a quote, of which the closing one is the last.
+    return "'" + re.sub(r"(\\*)('|\Z)", _escape_quote, value) + "'"
 
 
 def split_overrides(text: str) -> list[str]:
@@ -172,15 +174,17 @@ def _compose(overrides: list[str]) -> DictConfig:
     directory = str(config_directory())
     with _HYDRA_LOCK:
         # Inside a Hydra application (`plurallm VERB`) the global state is taken: lend it.
-        state = GlobalHydra.instance()
-        taken, state.hydra = state.hydra, None
+        taken = GlobalHydra.instance().hydra
+        GlobalHydra.instance().hydra = None
         try:
             with initialize_config_dir(directory, version_base="1.3"):
                 return compose("config", overrides=overrides)
         except HydraException as error:
             raise ConfigError(_explain(error)) from error
+        except (ValueError, OmegaConfBaseException) as error:
+            raise ConfigError(f"overrides {overrides}: {_first_line(error)}") from error
         finally:
-            state.hydra = taken
+            GlobalHydra.instance().hydra = taken
 
 
 def _parse(text: str) -> tuple[str, object]:
@@ -215,33 +219,28 @@ def _explain(error: HydraException) -> str:
     unknown = re.search(r"Could not (?:override|append to config|find) '([\w.]+)'", str(error))
     if unknown is None or "Available options" in str(error):
         return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    known = difflib.get_close_matches(unknown[1], _flat(_known_keys()), n=1)
-    hint = f"; did you mean {known[0]}?" if known else ""
-    return f"{unknown[1]} is not a key of the configuration{hint}"
+    key, known = unknown[1], _known_keys()
+    if key in known:
+        return f"{key} is not a key of the chosen files of conf/: it belongs to {known[key]}"
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{key} is not a key of the configuration{hint}"
 
 
-def _known_keys() -> dict[str, Any]:
-    """Every key of every file of the tree, by the place where it stands in the configuration."""
+def _known_keys() -> dict[str, str]:
+    """Every key of every file of the tree, with the choices that have it: ``data=custom``."""
     directory = config_directory()
-    keys: dict[str, Any] = {}
+    keys: dict[str, list[str]] = {}
     for file in sorted(directory.glob("**/*.yaml")):
-        tree = {
-            key: value
-            for key, value in (yaml.safe_load(file.read_text()) or {}).items()
-            if key not in ("defaults", "hydra")
-        }
         group = file.parent.relative_to(directory).as_posix()
-        keys = _merged(keys, tree if group == "." else {group: tree})
-    return keys
+        prefix = "" if group == "." else f"{group}."
+        for key in _flat(yaml.safe_load(file.read_text()) or {}, prefix):
+            keys.setdefault(key, []).append(f"{group}={file.stem}")
+    return {key: " or ".join(choices) for key, choices in keys.items()}
 
 
-def _merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
-    return left | {
-        key: _merged(left[key], value)
-        if isinstance(value, dict) and isinstance(left.get(key), dict)
-        else value
-        for key, value in right.items()
-    }
+def _escape_quote(match: re.Match[str]) -> str:
+    return match[1] * 2 + ("\\'" if match[2] else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ Each field is documented where its value stands, in ``conf/``. The classes are n
 OmegaConf refuses frozen ones; nothing writes to a composed configuration.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -116,7 +117,12 @@ class TrainingConfig:
     groups_at_once: int | None
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "> 0")
+        _require(
+            0 < self.learning_rate < math.inf,
+            "training.learning_rate",
+            self.learning_rate,
+            "> 0 and finite",
+        )
         _require(0 <= self.warmup < 1, "training.warmup", self.warmup, "at least 0 and below 1")
         _require(
             self.steps_per_round >= 1, "training.steps_per_round", self.steps_per_round, ">= 1"

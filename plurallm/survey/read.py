@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import re
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from plurallm.survey.types import Answers, Question, Survey
 
 SUM_TOLERANCE = 0.01
 """How far shares may be from a sum of 1 before they are refused: published ones are rounded."""
+
+_LARGEST = sys.float_info.max
 
 _Row = tuple[int, dict[str, Any]]
 
@@ -112,7 +116,9 @@ class _Builder:
     def add_answer(self, group: str, position: int, values: object, total: float | None) -> None:
         """Add shares (`total` 1) or counts (`total` None: whatever they sum to)."""
         numbers = self._numbers(values, len(self._questions[position].options), group)
-        amount = math.fsum(numbers)
+        amount = sum(numbers)
+        if not math.isfinite(amount):
+            raise self.refuse(f"the answers of group {group!r} are too large")
         if total is not None and abs(amount - total) > SUM_TOLERANCE:
             raise self.refuse(f"the shares of group {group!r} sum to {amount:g} instead of 1")
         if amount <= 0:
@@ -133,8 +139,8 @@ class _Builder:
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise self.refuse(f"group {group!r} has {value!r} where a number must stand")
-            if not math.isfinite(value) or value < 0:
-                raise self.refuse(f"group {group!r} has the share or count {value!r}")
+            if not 0 <= value <= _LARGEST:
+                raise self.refuse(f"group {group!r} has the share or count {str(value)[:20]}")
         return [float(value) for value in values]
 
     def build(self) -> Survey:
@@ -157,7 +163,7 @@ def _read_custom(survey: _Builder) -> None:
         group = str(cells["group"] or "").strip()
         if not group:
             raise survey.refuse("no group")
-        options = _texts(_json_list(survey, cells, "options"))
+        options = _texts(survey, _json_list(survey, cells, "options"))
         ordinal = _json_list(survey, cells, "ordinal") if _filled(cells.get("ordinal")) else None
         text = str(cells["question"] or "").strip()
         position = survey.add_question(cells["question_id"], text, options, ordinal)
@@ -175,9 +181,9 @@ def _read_globalopinionqa(survey: _Builder) -> None:
         if not selections:
             survey.dropped["row without a country"] += 1
             continue
-        options = _texts(_literal(survey, cells["options"], list, "options"))
+        options = _texts(survey, _literal(survey, cells["options"], list, "options"))
         position = survey.add_question(_text_id(text, options), text, options, None)
-        for group, values in selections.items():
+        for group, values in selections:
             if isinstance(values, list) and values and not any(values):
                 survey.dropped["country whose shares sum to zero"] += 1
             elif survey.has_answer(group, position):
@@ -208,7 +214,7 @@ def _table_rows(path: Path) -> Iterator[_Row]:
                         f"{path}, row {reader.line_num}: it has not as many cells as the header"
                     )
                 yield reader.line_num, row
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, csv.Error, zlib.error, gzip.BadGzipFile, EOFError) as error:
         raise SurveyError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
 
 
@@ -243,7 +249,7 @@ def _json_list(survey: _Builder, cells: dict[str, Any], column: str) -> list[Any
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise survey.refuse(f"column {column!r} is not JSON: {error}") from error
     if not isinstance(cell, list):
         raise survey.refuse(f"column {column!r} is not a list: {cell!r}")
@@ -253,24 +259,32 @@ def _json_list(survey: _Builder, cells: dict[str, Any], column: str) -> list[Any
 def _literal(survey: _Builder, cell: str, kind: type, column: str) -> Any:
     try:
         value = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise survey.refuse(f"column {column!r} is not a Python {kind.__name__}") from error
     if not isinstance(value, kind):
         raise survey.refuse(f"column {column!r} is not a Python {kind.__name__}")
     return value
 
 
-def _selections(survey: _Builder, cell: str) -> dict[str, Any]:
+def _selections(survey: _Builder, cell: str) -> list[tuple[str, Any]]:
     """Read ``defaultdict(<class 'list'>, {...})``, or the plain dictionary in it."""
     wrapped = re.fullmatch(r"defaultdict\(<class 'list'>, (\{.*\})\)", cell.strip(), re.DOTALL)
     countries = _literal(survey, wrapped[1] if wrapped else cell, dict, "selections")
-    return {str(name).strip(): values for name, values in countries.items()}
+    named = [(str(name).strip(), values) for name, values in countries.items()]
+    if not all(name for name, _ in named):
+        raise survey.refuse("no group: a country without a name")
+    return named
 
 
-def _texts(options: Sequence[object]) -> tuple[str, ...]:
+def _texts(survey: _Builder, options: Sequence[object]) -> tuple[str, ...]:
+    for option in options:
+        if isinstance(option, bool) or not isinstance(option, str | int | float):
+            raise survey.refuse(f"option {option!r} is neither a text nor a number")
     # Scales list some options as numbers: 1.0 is the answer "1".
     return tuple(
-        f"{option:g}" if isinstance(option, int | float) else str(option).strip()
+        str(int(option))
+        if isinstance(option, float) and option.is_integer()
+        else str(option).strip()
         for option in options
     )
 

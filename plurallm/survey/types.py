@@ -41,6 +41,8 @@ class Question:
             raise ValueError(f"question {self.id!r} lists an option twice")
         if any(not option.strip() for option in self.options):
             raise ValueError(f"question {self.id!r} has an option without text")
+        if self.ordinal is not None and not np.isfinite(self.ordinal).all():
+            raise ValueError(f"question {self.id!r} has the ordinal values {self.ordinal}")
         if self.ordinal is not None and len(self.ordinal) != len(self.options):
             raise ValueError(
                 f"question {self.id!r} has {len(self.options)} options "
