@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.logging import RichHandler
@@ -35,10 +35,19 @@ def main() -> None:
         print(f"plurallm: unknown verb {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         sys.exit(2)
     verb = VERBS[arguments[0]]
-    sys.argv = [f"plurallm {arguments[0]}", *arguments[1:]]
+    flags = [argument for argument in arguments[1:] if argument.startswith("-")]
+    if not flags:
+        _report_errors(verb, arguments[1:])
+        return
+    # Hydra's own: -m, --help, --cfg job, ... It wants -m before the overrides.
+    multirun = [flag for flag in flags if flag in ("-m", "--multirun")]
+    rest = [argument for argument in arguments[1:] if argument not in multirun]
+    sys.argv = [f"plurallm {arguments[0]}", *multirun[:1], *rest]
 
     def job(_: DictConfig) -> None:
-        _report_errors(verb)
+        overrides = list(HydraConfig.get().overrides.task)
+        print(f"\n{' '.join(overrides)}")
+        _report_errors(verb, overrides)
 
     hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")(job)()
 
@@ -86,23 +95,25 @@ def new_run_folder(parent: Path) -> Path:
     raise FileExistsError(f"{parent} already holds a thousand runs of this second")
 
 
-def _report_errors(verb: Callable[[Sequence[str]], None]) -> None:
+def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[str]) -> None:
     """Run a verb; an error that the user can mend becomes one line."""
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=False)],
     )
-    hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
     try:
-        if hydra_config.mode == RunMode.MULTIRUN:
-            print(f"\n{' '.join(overrides)}")
         verb(absolute_overrides(overrides, Path.cwd()))
-    except (ValueError, OSError, RuntimeError) as error:
-        logging.getLogger("plurallm").debug("failed", exc_info=True)
-        print(f"plurallm: {error}", file=sys.stderr)
-        sys.exit(1)
+    except (ValueError, OSError) as error:
+        _fail(error, 2)
+    except RuntimeError as error:
+        _fail(error, 1)
     except KeyboardInterrupt:
         print("plurallm: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(error: Exception, status: int) -> NoReturn:
+    logging.getLogger("plurallm").debug("failed", exc_info=error)
+    print(f"plurallm: {error}", file=sys.stderr)
+    sys.exit(status)

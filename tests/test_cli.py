@@ -1,0 +1,63 @@
+"""The command as a user types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TINY = [
+    "data.num_groups=4",
+    "data.num_questions=60",
+    "embedding.width=32",
+    "model.width=16",
+    "model.heads=2",
+    "federation.rounds=2",
+    "threads=1",
+]
+
+
+def plurallm(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from plurallm.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_train_prints_the_result_and_its_folder(tmp_path):
+    done = plurallm(tmp_path, "train", *TINY)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert done.stdout.rstrip().endswith(str(folder))
+    assert "trained model" in done.stdout
+    assert "uniform" in done.stdout
+    assert "Avaria" in done.stdout
+    assert "round 2/2" in done.stderr
+
+
+def test_multirun_runs_one_after_the_other_wherever_its_flag_stands(tmp_path):
+    for arguments in ((*TINY, "-m", "seed=1,2"), ("--multirun", *TINY, "seed=3,4")):
+        done = plurallm(tmp_path, "train", *arguments)
+        assert done.returncode == 0, done.stderr
+    folders = (tmp_path / "outputs").iterdir()
+    seeds = [json.loads((folder / "summary.json").read_text())["seed"] for folder in folders]
+    assert sorted(seeds) == [1, 2, 3, 4]
+
+
+def test_errors_are_one_line_and_have_their_status(tmp_path):
+    for arguments, message in (
+        (["train", "model.widht=3"], "did you mean model.width?"),
+        (["train", "data=custom", "data.path=no.csv"], f"{tmp_path}/no.csv: no such file"),
+        (["train", "data.train_groups=[Nowhere]"], "'Nowhere', which the survey does not have"),
+        (["train", "resume=nowhere"], "not the folder of a run"),
+    ):
+        done = plurallm(tmp_path, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert len([line for line in done.stderr.splitlines() if "plurallm:" in line]) == 1
+
+
+def test_help_names_verbs_and_configuration(tmp_path):
+    assert "train" in plurallm(tmp_path, "--help").stdout
+    assert "globalopinionqa" in plurallm(tmp_path, "train", "--help").stdout
+    unknown = plurallm(tmp_path, "trian")
+    assert unknown.returncode == 2
+    assert "unknown verb 'trian'" in unknown.stderr
