@@ -99,7 +99,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def save_arrays(path: Path, arrays: Arrays, metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays as safetensors so that the file is there whole or not at all."""
     part = path.with_suffix(".part")
-    save_file(arrays, part, metadata=dict(metadata or {}))
+    # safetensors writes the memory of a view as it lies, not as it reads.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(contiguous, part, metadata=dict(metadata or {}))
     with part.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -107,7 +109,7 @@ def save_arrays(path: Path, arrays: Arrays, metadata: Mapping[str, str] | None =
 
 def _read(path: Path) -> Checkpoint:
     with safe_open(path, framework="np") as file:
-        metadata = file.metadata()
+        metadata = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata["digest"] != _digest(arrays, metadata["state"]):
         raise ValueError("its digest does not fit")

@@ -262,11 +262,12 @@ def _numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def _lines_until(file: Path, last_round: int) -> list[str]:
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        # The last line of a run that was cut off may be half a line.
-        if not line.endswith("\n") or json.loads(line)["round"] > last_round:
-            break
-        kept.append(line)
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            # The last line of a run that was cut off may be half a line.
+            if not line.endswith("\n") or json.loads(line)["round"] > last_round:
+                break
+            kept.append(line)
     return kept
 
 
