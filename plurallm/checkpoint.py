@@ -100,7 +100,7 @@ def save_arrays(path: Path, arrays: Arrays, metadata: Mapping[str, str] | None =
     """Write arrays as safetensors so that the file is there whole or not at all."""
     part = path.with_suffix(".part")
     # safetensors writes the memory of a view as it lies, not as it reads.
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     save_file(contiguous, part, metadata=dict(metadata or {}))
     with part.open("rb") as file:
         os.fsync(file.fileno())
