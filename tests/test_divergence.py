@@ -98,6 +98,16 @@ def test_the_ends_of_the_distance_are_exact() -> None:
         assert (distance_Q > 1 - 1e-6).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nearly_equal_distributions_have_a_distance(dtype: torch.dtype) -> None:
+    # The divergence is all rounding here, and a negative one has no root.
+    p_QO = random_shares(2000, 7, 13).to(dtype)
+    noise_QO = torch.rand(p_QO.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    distance_Q = jensen_shannon_distance(p_QO, p_QO * (1 + 1e-6 * noise_QO))
+    assert torch.isfinite(distance_Q).all()
+    assert (distance_Q < 1e-3).all()
+
+
 @given(st.integers(0, 10**6), st.integers(2, 8))
 def test_distance_is_a_symmetric_metric_between_0_and_1(seed: int, options: int) -> None:
     p_O, q_O, r_O = random_shares(3, options, seed)
