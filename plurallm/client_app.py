@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from plurallm.config import Config, FileData, config_dict, load_config, split_overrides
-from plurallm.evaluation import GroupScore, model_predictor, score_group
+from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
 from plurallm.model import PreferenceTransformer
 from plurallm.tasks import (
     GroupTask,
@@ -58,21 +58,21 @@ class LocalData:
     tasks: dict[str, GroupTask]
     table_RD: Tensor
     model: PreferenceTransformer
-    _embedded: tuple[str, Tensor] | None = field(default=None, repr=False)
+    _predictor: tuple[str, Predictor] | None = field(default=None, repr=False)
 
     def receive(self, arrays: ArrayRecord) -> None:
         """Put received weights into the model."""
         self.model.load_state_dict(arrays.to_torch_state_dict())
 
-    def embedded(self, arrays: ArrayRecord) -> Tensor:
-        """Embed the table with received weights, once for all nodes that receive the same."""
+    def predictor(self, arrays: ArrayRecord) -> Predictor:
+        """Make the predictor of received weights, once for all nodes that receive the same."""
+        self.receive(arrays)
         digest = hashlib.blake2b()
         for array in arrays.values():
             digest.update(array.data)
-        if self._embedded is None or self._embedded[0] != digest.hexdigest():
-            with torch.inference_mode():
-                self._embedded = digest.hexdigest(), self.model.embed(self.table_RD)
-        return self._embedded[1]
+        if self._predictor is None or self._predictor[0] != digest.hexdigest():
+            self._predictor = digest.hexdigest(), model_predictor(self.model, self.table_RD)
+        return self._predictor[1]
 
 
 @app.query("groups")
@@ -129,9 +129,7 @@ def evaluate(message: Message, context: Context) -> Message:
     local = local_data(context)
     asked, _ = _asked(message, local, context)
     record = message.content.array_records["arrays"]
-    local.receive(record)
-    local.model.eval()
-    predict = model_predictor(local.model, local.embedded(record))
+    predict = local.predictor(record)
     scores = [score_group(local.tasks[group], predict, local.config) for group in asked]
     return _reply(message, asked, {"metrics": _score_record(scores, local.config)})
 

@@ -89,21 +89,25 @@ def score_group(task: GroupTask, predict: Predictor, config: Config) -> GroupSco
     return GroupScore(tuple(seen), tuple(unseen), len(rest), len(task.unseen))
 
 
-def model_predictor(model: PreferenceTransformer, embedded_RW: Tensor) -> Predictor:
-    """Make a predictor of a model: one pass over all targets of a group.
+def model_predictor(model: PreferenceTransformer, table_RD: Tensor) -> Predictor:
+    """Make a predictor of a model as it is: one pass over all targets of a group.
 
     Parameters
     ----------
     model : PreferenceTransformer
-        The model, on the embedded table's device.
-    embedded_RW : Tensor of shape (R, W)
-        ``model.embed`` of the whole table: computed once for all groups.
+        The model, on the table's device.
+    table_RD : Tensor of shape (R, D)
+        Embeddings. The part of the network that does not depend on answers is computed here, once
+        for each (question, option), whatever the number of groups that are predicted.
 
     Returns
     -------
     Predictor
-        Without gradients.
+        Without gradients; valid until the model changes.
     """
+    with torch.inference_mode():
+        embedded_RW = model.embed(table_RD)
+        token_RW = model.target_tokens(embedded_RW)
 
     def predict(context: Preferences, target: Preferences) -> Tensor:
         episode = make_episode(context, target).to(embedded_RW.device)
@@ -112,7 +116,7 @@ def model_predictor(model: PreferenceTransformer, embedded_RW: Tensor) -> Predic
                 model,
                 embedded_RW[episode.context_row_P],
                 episode.context_share_P,
-                embedded_RW[episode.target_row_P],
+                token_RW[episode.target_row_P],
             )
             shares_QO = gather_questions(output_P2, episode.point_QO, episode.mask_QO).shares_QO
         widest = target.mask_QO.shape[-1]
@@ -136,12 +140,19 @@ def fairness(scores_G: Sequence[float]) -> dict[str, float]:
         population standard deviation / mean; ``fi``: fairness index 1 / (1 + cov^2), equal to
         Jain's index, which saturates near 1 (arXiv 2512.08786).
 
+    Raises
+    ------
+    ValueError
+        When every score is 0.
+
     Examples
     --------
     >>> fairness([0.6, 0.8])["worst"]
     0.6
     """
     scores = np.asarray(scores_G, dtype=np.float64)
+    if not scores.mean() > 0:
+        raise ValueError("fairness is undefined where every alignment score is 0")
     cov = float(scores.std() / scores.mean())
     return {
         "worst": float(scores.min()),

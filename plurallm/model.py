@@ -137,11 +137,27 @@ class PreferenceTransformer(nn.Module):
         Returns
         -------
         Tensor of shape (..., W)
-            What ``encode`` and ``decode`` take. It does not depend on answers, so that one table
-            serves all groups.
+            What ``encode`` and ``target_tokens`` take. It does not depend on answers, so that one
+            table serves all groups.
         """
         weight_WD = self.first.weight[:, :-1]
         return linear(x_RD.to(weight_WD.dtype), weight_WD, self.first.bias)
+
+    def target_tokens(self, x_RW: Tensor) -> Tensor:
+        """Make the tokens of targets, which have no share.
+
+        Parameters
+        ----------
+        x_RW : Tensor of shape (..., W)
+            Embedded points (``embed``).
+
+        Returns
+        -------
+        Tensor of shape (..., W)
+            What ``decode`` takes. These too serve all groups.
+        """
+        tokens_RW: Tensor = self.embedder(x_RW)
+        return tokens_RW
 
     def encode(self, x_BPW: Tensor, share_BP: Tensor, mask_BP: Tensor | None = None) -> Memory:
         """Encode a context.
@@ -172,13 +188,13 @@ class PreferenceTransformer(nn.Module):
                 token_BPW = block(token_BPW, *key_value, mask)
         return memory
 
-    def decode(self, x_BPW: Tensor, memory: Memory, mask_BP: Tensor | None = None) -> Tensor:
+    def decode(self, token_BPW: Tensor, memory: Memory, mask_BP: Tensor | None = None) -> Tensor:
         """Predict targets.
 
         Parameters
         ----------
-        x_BPW : Tensor of shape (B, P, W)
-            Embedded target points (``embed``).
+        token_BPW : Tensor of shape (B, P, W)
+            Target points (``target_tokens``).
         memory : Memory
             The encoded context.
         mask_BP : Tensor, bool, optional
@@ -189,7 +205,6 @@ class PreferenceTransformer(nn.Module):
         Tensor of shape (B, P, 2)
             Mean and raw scale of each point.
         """
-        token_BPW = self.embedder(x_BPW)
         mask = _attention_mask(mask_BP)
         for block, (key, value) in zip(self.blocks, memory, strict=True):
             token_BPW = block(token_BPW, key, value, mask)
@@ -225,7 +240,7 @@ def predict_episode(
     model: PreferenceTransformer,
     context_PW: Tensor,
     share_P: Tensor,
-    target_PW: Tensor,
+    target_token_PW: Tensor,
     mask_P: Tensor | None = None,
 ) -> Tensor:
     """Encode one context and predict its targets.
@@ -234,10 +249,12 @@ def predict_episode(
     ----------
     model : PreferenceTransformer
         The network.
-    context_PW, target_PW : Tensor of shape (P, W)
-        Embedded points (``PreferenceTransformer.embed``) of context and targets.
+    context_PW : Tensor of shape (P, W)
+        Embedded points of the context (``PreferenceTransformer.embed``).
     share_P : Tensor of shape (P,)
         Shares of the context's points.
+    target_token_PW : Tensor of shape (P, W)
+        Tokens of the targets (``PreferenceTransformer.target_tokens``).
     mask_P : Tensor of shape (P,), bool, optional
         Which context points exist; all by default.
 
@@ -248,7 +265,7 @@ def predict_episode(
     """
     mask_1P = None if mask_P is None else mask_P.unsqueeze(0)
     memory = model.encode(context_PW.unsqueeze(0), share_P.unsqueeze(0), mask_1P)
-    return model.decode(target_PW.unsqueeze(0), memory, mask_1P).squeeze(0)
+    return model.decode(target_token_PW.unsqueeze(0), memory, mask_1P).squeeze(0)
 
 
 def _attention_mask(mask_BP: Tensor | None) -> Tensor | None:

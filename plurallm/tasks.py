@@ -249,7 +249,7 @@ def _population(group: str) -> str:
 def _draw_held_out(others: Sequence[str], listed: Mapping[str, str], config: Config) -> set[str]:
     """Of the groups without a listed role, those that are held out."""
     # A population listed in both roles counts as held out, which cannot leak.
-    pinned = {_population(name): role for name, role in sorted(listed.items(), key=_by_role)}
+    pinned = {_population(name): role for name, role in listed.items()}
     held = {name for name in others if pinned.get(_population(name)) == "held_out"}
     free = {_population(name) for name in others} - set(pinned)
     held_listed = sum(role == "held_out" for role in listed.values())
@@ -259,7 +259,3 @@ def _draw_held_out(others: Sequence[str], listed: Mapping[str, str], config: Con
             break
         held |= {name for name in others if _population(name) == population}
     return held
-
-
-def _by_role(item: tuple[str, str]) -> bool:
-    return item[1] == "held_out"

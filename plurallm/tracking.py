@@ -115,7 +115,9 @@ class WandbTracker:
 
         tracking = config.tracking
         assert isinstance(tracking, WandbTracking)
-        online = tracking.mode == "online" or (tracking.mode == "auto" and wandb.api.api_key)
+        online = tracking.mode == "online" or (
+            tracking.mode == "auto" and wandb.login(prompt=False)
+        )
         self._run = wandb.init(
             project=tracking.project,
             entity=tracking.entity,

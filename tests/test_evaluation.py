@@ -42,7 +42,7 @@ def test_equals_the_question_by_question_form(local):
     plain = PlainTransformer(table.shape[1], config.model)
     plain.copy_weights(model)
     for name, task in tasks.items():
-        score = score_group(task, model_predictor(model, model.embed(table)), config)
+        score = score_group(task, model_predictor(model, table), config)
         draws = generator(config.seed, "evaluation", name, 0)
         context, rest = split_context(task.seen, config.evaluation.context_questions, draws)
         assert score.seen_questions == len(rest) == len(task.seen) - 10
@@ -86,7 +86,7 @@ def test_a_prediction_that_is_not_a_number_raises_and_names_the_group(local):
 def test_draws_give_one_score_each_and_the_first_is_that_of_one_draw(local):
     config, tasks, table, model = local
     task = next(iter(tasks.values()))
-    predict = model_predictor(model, model.embed(table))
+    predict = model_predictor(model, table)
     several = load_config([*TINY, "evaluation.draws=3"], None)
     one, three = score_group(task, predict, config), score_group(task, predict, several)
     assert len(three.seen_distance) == 3

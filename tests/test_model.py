@@ -20,7 +20,8 @@ def random_points(contexts, targets, width, dtype, seed=0):
 
 
 def predict(model, context_x, share, target_x):
-    return predict_episode(model, model.embed(context_x), share, model.embed(target_x))
+    target_token = model.target_tokens(model.embed(target_x))
+    return predict_episode(model, model.embed(context_x), share, target_token)
 
 
 def test_has_the_published_number_of_parameters():
@@ -85,7 +86,7 @@ def test_masked_context_points_change_nothing():
     padded_share = torch.cat([share, torch.ones(4, dtype=torch.float64)])
     mask = (torch.arange(19) < 15)[None]
     memory = model.encode(model.embed(padded_x)[None], padded_share[None], mask)
-    padded = model.decode(model.embed(target_x)[None], memory, mask)[0]
+    padded = model.decode(model.target_tokens(model.embed(target_x))[None], memory, mask)[0]
     torch.testing.assert_close(
         padded, predict(model, context_x, share, target_x), rtol=0, atol=1e-12
     )

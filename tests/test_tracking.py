@@ -213,7 +213,7 @@ def test_an_offline_run_holds_every_number(
     folder = tmp_path / "a-run"
     folder.mkdir()
     tracker = WandbTracker(config, folder)  # auto: nobody is logged in
-    tracker.log_round(metrics(1, groups_trained=["A"]), timings(1))
+    tracker.log_round(metrics(1, groups_trained=["A"], done=True), timings(1))
     tracker.log_round(metrics(4, cells=CELLS, groups={"A": {"role": "train"}}), timings(4))
     tracker.finish({"cells": CELLS, "seed": 3, "versions": {"plurallm": "0"}})
     tracker.close()

@@ -234,7 +234,9 @@ def _known_keys() -> dict[str, str]:
     for file in sorted(directory.glob("**/*.yaml")):
         group = file.parent.relative_to(directory).as_posix()
         prefix = "" if group == "." else f"{group}."
-        for key in _flat(yaml.safe_load(file.read_text()) or {}, prefix):
+        tree = yaml.safe_load(file.read_text()) or {}
+        ours = {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
+        for key in _flat(ours, prefix):
             keys.setdefault(key, []).append(f"{group}={file.stem}")
     return {key: " or ".join(choices) for key, choices in keys.items()}
 

@@ -39,7 +39,7 @@ def episode_loss(
         model,
         model.embed(table_RD[episode.context_row_P]),
         episode.context_share_P,
-        model.embed(table_RD[episode.target_row_P]),
+        model.target_tokens(model.embed(table_RD[episode.target_row_P])),
         episode.context_mask_P,
     )
     prediction = gather_questions(output_P2, episode.point_QO, episode.mask_QO)
