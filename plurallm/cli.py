@@ -62,7 +62,12 @@ def train(overrides: Sequence[str]) -> None:
     if folder is None:
         folder = str(new_run_folder(Path.cwd() / "outputs"))
         overrides = [*overrides, f"output_dir={hydra_quote(folder)}"]
-    run_in_process(overrides)
+    try:
+        run_in_process(overrides)
+    except BaseException:
+        if Path(folder).is_dir() and not any(Path(folder).iterdir()):
+            Path(folder).rmdir()
+        raise
     print_result(Path(folder))
     print(f"\nThe run's folder: {folder}")
 

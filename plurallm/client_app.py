@@ -1,7 +1,6 @@
 """The Flower ClientApp: a node's groups train and score themselves; answers stay on the node."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from plurallm.config import Config, FileData, config_dict, load_config, split_overrides
+from plurallm.config import Config, FileData, config_digest, load_config, split_overrides
 from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
 from plurallm.model import PreferenceTransformer
 from plurallm.tasks import (
@@ -197,14 +196,6 @@ def node_groups(local: LocalData, context: Context) -> tuple[str, ...]:
     return groups_of_node(local.roles, partition, partitions)
 
 
-def config_digest(config: Config) -> str:
-    """Fingerprint of all that must be the same on the server and on every node."""
-    tree = config_dict(config)
-    for key in ("output_dir", "cache_dir", "resume", "tracking", "device", "threads"):
-        del tree[key]
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _groups_at_once(local: LocalData) -> int:
     """How many groups train in one computation: on a CPU it would not be faster."""
     configured = local.config.training.groups_at_once
@@ -219,13 +210,17 @@ def _train(
     """Weights and update of each group, from the received weights."""
     local.receive(record)
     tasks = [local.tasks[group] for group in groups]
-    if len(tasks) == 1:
-        update = train_group(local.model, tasks[0], local.table_RD, local.config, round_number)
-        yield local.model.state_dict(), update
-        return
-    weights, updates = train_groups_together(
-        local.model, tasks, local.table_RD, local.config, round_number
-    )
+    try:
+        if len(tasks) == 1:
+            update = train_group(local.model, tasks[0], local.table_RD, local.config, round_number)
+            yield local.model.state_dict(), update
+            return
+        weights, updates = train_groups_together(
+            local.model, tasks, local.table_RD, local.config, round_number
+        )
+    except Exception as error:
+        # The reply is for all groups of the node: say which of them it was.
+        raise RuntimeError(f"training {', '.join(groups)}: {error}") from error
     for row, update in enumerate(updates):
         yield {name: tensor[row] for name, tensor in weights.items()}, update
 

@@ -107,7 +107,8 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         )
     dropped = summary["groups_dropped"]
     if dropped:
-        lines.append(f"{len(dropped)} groups were left out: too few questions.")
+        named = ", ".join(f"{group} ({count})" for group, count in dropped.items())
+        lines.append(f"Groups left out, with too few seen questions: {named}.")
     rows = summary.get("survey", {}).get("rows_dropped", {})
     lines += [f"Left out of the survey: {count} x {reason}." for reason, count in rows.items()]
     if summary["groups_refused"]:

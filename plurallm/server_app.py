@@ -13,19 +13,19 @@ from flwr.serverapp import Grid, ServerApp
 
 from plurallm.baselines import score_baselines
 from plurallm.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
-from plurallm.client_app import config_digest
 from plurallm.config import (
     Config,
     ConfigError,
     changed_on_resume,
     config_dict,
+    config_digest,
     load_config,
     split_overrides,
 )
 from plurallm.evaluation import summarize
 from plurallm.model import PreferenceTransformer
 from plurallm.strategy import GroupFedAvg, Node, describe, meet_nodes
-from plurallm.tasks import Roles, assign_roles, group_tasks, load_survey
+from plurallm.tasks import Roles, assign_roles, count_seen, group_tasks, load_survey
 from plurallm.tracking import RunFolder, Trackers, open_trackers, versions
 
 app = ServerApp()
@@ -182,7 +182,7 @@ class Recorder:
             "seed": self._config.seed,
             "train_groups": list(self._roles.train),
             "held_out_groups": list(self._roles.held_out),
-            "groups_dropped": dict(self._roles.dropped),
+            "groups_dropped": {},
             "nodes": len(self._nodes),
             "devices": {
                 "clients": describe(node.device for node in self._nodes.values()),
@@ -207,6 +207,8 @@ class Recorder:
 def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
     """What only a simulation can know, because it holds the whole survey."""
     survey = load_survey(config.data)
+    # Nodes host the groups that take part: those with too few questions are known only here.
+    dropped = assign_roles(count_seen(survey, config), config).dropped
     tasks = group_tasks(survey, roles.groups, config)
     return {
         "survey": {
@@ -214,6 +216,7 @@ def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
             "questions": len(survey.questions),
             "rows_dropped": dict(survey.dropped),
         },
+        "groups_dropped": dict(dropped),
         "baselines": score_baselines(tasks, roles, config),
     }
 
@@ -254,7 +257,7 @@ def checkpoint_to_resume(config: Config) -> Checkpoint | None:
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"resume={folder} is not the folder of a run: it has no config.yaml")
     if (folder / "summary.json").exists():
-        rounds = json.loads((folder / "summary.json").read_text())["rounds"]
+        rounds = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["rounds"]
         raise ConfigError(f"resume={folder}: the run has finished its {rounds} rounds")
     changed = changed_on_resume(config, folder / "config.yaml")
     if changed:

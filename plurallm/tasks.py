@@ -223,10 +223,24 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
 
 
 def cache_directory(config: Config) -> Path:
-    """Where embedding tables are kept: ``cache_dir``, or the user's cache."""
+    """Make the folder that keeps embedding tables: ``cache_dir``, or the user's cache.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be made.
+    """
     if config.cache_dir is not None:
-        return Path(config.cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "plurallm"
+        directory = Path(config.cache_dir)
+    else:
+        directory = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "plurallm"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"no cache can be kept in {directory}: give cache_dir=... ({error})"
+        ) from error
+    return directory
 
 
 def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> None:

@@ -59,10 +59,9 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._timings = path / "timings.jsonl"
         if resumed_round is None and self._metrics.exists():
-            raise FileExistsError(
-                f"{path} already holds a run: choose another output_dir, "
-                f"or continue it with resume={path}"
-            )
+            finished = (path / "summary.json").exists()
+            hint = "" if finished else f", or continue it with resume={path}"
+            raise FileExistsError(f"{path} already holds a run: choose another output_dir{hint}")
         path.mkdir(parents=True, exist_ok=True)
         for file in (self._metrics, self._timings):
             kept = [] if resumed_round is None else _lines_until(file, resumed_round)

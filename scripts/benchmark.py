@@ -109,8 +109,7 @@ def evaluation(bench: Bench) -> Iterator[Row]:
         episodes.append((context, target, target.take(sample_Q)))
 
     def fast() -> tuple[Predictor, list[GroupScore]]:
-        with torch.inference_mode():
-            predict = model_predictor(model, table_RD)
+        predict = model_predictor(model, table_RD)
         return predict, [score_group(task, predict, config) for task in bench.local.tasks.values()]
 
     def slow() -> None:

@@ -11,6 +11,10 @@ set -euo pipefail
 # Everything stands in functions, with names of their own, for the scripts that source this file.
 plurallm_setup() {
   local repository=$1 venv=$1/.venv stamp=$1/.venv/plurallm-setup wanted
+  if [[ $repository =~ [[:space:]] ]]; then
+    echo "setup: Ray cannot start from a path with a space: move the checkout from $repository" >&2
+    return 1
+  fi
   wanted=$(setup_stamp "$repository")
   setup_is_current "$stamp" "$wanted" && return
 
@@ -39,7 +43,9 @@ setup_is_current() {
 
 setup_install() {
   local repository=$1 venv=$2 python
-  if ! setup_python_works "$venv/bin/python" || ! "$venv/bin/python" -m pip --version &>/dev/null; then
+  # The scripts in bin name their interpreter: those of a checkout that has moved name the old place.
+  if ! setup_python_works "$venv/bin/python" || ! "$venv/bin/python" -m pip --version &>/dev/null ||
+    ! grep -qF "$venv/bin/python" "$venv/bin/pip"; then
     python=$(setup_find_python)
     echo "setup: making $venv with $("$python" --version)" >&2
     setup_wait "$python" -m venv --clear "$venv"

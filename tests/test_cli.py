@@ -36,8 +36,8 @@ def test_multirun_runs_one_after_the_other_wherever_its_flag_stands(tmp_path):
     for arguments in ((*TINY, "-m", "seed=1,2"), ("--multirun", *TINY, "seed=3,4")):
         done = plurallm(tmp_path, "train", *arguments)
         assert done.returncode == 0, done.stderr
-    folders = (tmp_path / "outputs").iterdir()
-    seeds = [json.loads((folder / "summary.json").read_text())["seed"] for folder in folders]
+    summaries = (tmp_path / "outputs").glob("*/summary.json")
+    seeds = [json.loads(summary.read_text())["seed"] for summary in summaries]
     assert sorted(seeds) == [1, 2, 3, 4]
 
 
@@ -52,6 +52,7 @@ def test_errors_are_one_line_and_have_their_status(tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+        assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").iterdir())
         assert len([line for line in done.stderr.splitlines() if "plurallm:" in line]) == 1
 
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError, load_config
 from plurallm.model import PreferenceTransformer
+from plurallm.report import notes
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
 from plurallm.strategy import FederationError
@@ -349,3 +350,29 @@ def test_the_model_learns_what_uniform_and_the_own_context_do_not_tell(tmp_path)
             assert trained > summary["baselines"][baseline]["cells"][cell]["alignment"] + 0.02
     losses = [line["train_loss"] for line in lines(folder)]
     assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
+
+
+def test_groups_with_too_few_questions_are_counted_in_the_result(tmp_path):
+    rows = ["question_id,question,options,group,counts"]
+    for group, questions in (("North", 40), ("East", 40), ("South", 5)):
+        rows += [
+            f'q{number},Question {number}?,"[""Yes"", ""No""]",{group},"[{number + 1}, 7]"'
+            for number in range(questions)
+        ]
+    survey = tmp_path / "answers.csv"
+    survey.write_text("\n".join(rows))
+    custom = ["data=custom", f"data.path={survey}", "data.unseen_questions=0.0"]
+    overrides = [item for item in TINY if not item.startswith("data.")]
+    folder = tmp_path / "few"
+    run_in_process([*overrides, *custom, f"cache_dir={tmp_path}", f"output_dir={folder}"])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["groups_dropped"] == {"South": 5}
+    assert set(summary["groups"]) == {"North", "East"}
+    assert "Groups left out, with too few seen questions: South (5)." in notes(summary)
+
+
+def test_more_groups_than_are_asked_cannot_be_required(tmp_path):
+    with pytest.raises(ConfigError, match=r"min_groups is 5, but only 4 groups are asked"):
+        run(tmp_path, "many", "federation.min_groups=5")
+    with pytest.raises(ConfigError, match=r"min_groups is 3, but only 2 groups are asked"):
+        run(tmp_path, "part", "federation.min_groups=3", "federation.fraction=0.5")

@@ -1,9 +1,8 @@
 """Typed configuration: what ``conf/`` may say, and how overrides become a ``Config``."""
 
+from plurallm.config.compare import changed_on_resume, config_dict, config_digest
 from plurallm.config.compose import (
     absolute_overrides,
-    changed_on_resume,
-    config_dict,
     config_directory,
     hydra_quote,
     load_config,
@@ -47,6 +46,7 @@ __all__ = [
     "absolute_overrides",
     "changed_on_resume",
     "config_dict",
+    "config_digest",
     "config_directory",
     "hydra_quote",
     "load_config",

@@ -6,7 +6,6 @@ import shlex
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -16,13 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from plurallm.config.compare import flatten
 from plurallm.config.types import VARIANTS, Config, ConfigError
 
 PATH_KEYS = ("data.path", "output_dir", "cache_dir", "resume")
 """Keys whose values are paths."""
-
-FREE_ON_RESUME = ("resume", "output_dir", "cache_dir", "tracking")
-"""Keys that a resumed run may change: they touch no number of it."""
 
 # Hydra keeps one global state a process, and a simulation composes from several threads.
 _HYDRA_LOCK = threading.Lock()
@@ -80,7 +77,10 @@ def typed_config(composed: DictConfig) -> Config:
         key = str(error.full_key)
         raise ConfigError(f"{key} has no value: give {key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
+        reason = _first_line(error)
+        if "is not a ListConfig" in reason:
+            reason = "it must be a list, such as [A,B]"
+        raise ConfigError(f"{error.full_key or 'configuration'}: {reason}") from error
     assert isinstance(config, Config)
     return config
 
@@ -121,39 +121,10 @@ def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[
         _, folder = _parse(by_key["resume"])
         saved = Path(str(folder)) / "overrides.yaml"
         if saved.is_file():
-            by_key = {_parse(text)[0]: text for text in yaml.safe_load(saved.read_text())} | by_key
+            by_key = {
+                _parse(text)[0]: text for text in yaml.safe_load(saved.read_text(encoding="utf-8"))
+            } | by_key
     return list(by_key.values())
-
-
-def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
-    """Keys in which a configuration differs from the one that a run was started with.
-
-    Parameters
-    ----------
-    config : Config
-        Configuration of the resuming command.
-    saved_config : Path
-        ``config.yaml`` of the run to resume.
-
-    Returns
-    -------
-    list of str
-        ``key: old -> new`` for every difference that would change numbers.
-    """
-    old = _flat(yaml.safe_load(saved_config.read_text()))
-    new = _flat(config_dict(config))
-    return [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in sorted(old | new)
-        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_ON_RESUME
-    ]
-
-
-def config_dict(config: Config) -> dict[str, Any]:
-    """Plain nested dictionary of a configuration, as ``config.yaml`` holds it."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def hydra_quote(value: str) -> str:
@@ -191,7 +162,10 @@ def _parse(text: str) -> tuple[str, object]:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise ConfigError(f"override {text!r}: {_first_line(error)}") from error
+        raise ConfigError(
+            f"override {text!r}: {_first_line(error)}; a value with special characters stands in "
+            "quotes that the shell leaves alone: \"key='a b'\""
+        ) from error
     return override.key_or_group, override.value()
 
 
@@ -205,20 +179,12 @@ def _absolute(key: str, value: str, base_dir: Path | None) -> str:
     return str(path if path.is_absolute() else Path(base_dir or "/", path))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
 def _explain(error: HydraException) -> str:
     """Say in one line what Hydra objects to; an unknown key gets the nearest known one."""
     unknown = re.search(r"Could not (?:override|append to config|find) '([\w.]+)'", str(error))
     if unknown is None or "Available options" in str(error):
-        return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        text = str(error).partition("Config search path")[0]
+        return " ".join(line.strip() for line in text.splitlines() if line.strip())
     key, known = unknown[1], _known_keys()
     if key in known:
         return f"{key} is not a key of the chosen files of conf/: it belongs to {known[key]}"
@@ -234,9 +200,9 @@ def _known_keys() -> dict[str, str]:
     for file in sorted(directory.glob("**/*.yaml")):
         group = file.parent.relative_to(directory).as_posix()
         prefix = "" if group == "." else f"{group}."
-        tree = yaml.safe_load(file.read_text()) or {}
+        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         ours = {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
-        for key in _flat(ours, prefix):
+        for key in flatten(ours, prefix):
             keys.setdefault(key, []).append(f"{group}={file.stem}")
     return {key: " or ".join(choices) for key, choices in keys.items()}
 

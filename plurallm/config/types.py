@@ -55,6 +55,16 @@ class SyntheticData(DataConfig):
     respondents: int
     survey_seed: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, least in (
+            ("num_groups", 2),
+            ("num_questions", 1),
+            ("respondents", 1),
+            ("survey_seed", 0),
+        ):
+            _require(getattr(self, key) >= least, f"data.{key}", getattr(self, key), f">= {least}")
+
 
 @dataclass
 class FileData(DataConfig):

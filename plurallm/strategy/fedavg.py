@@ -22,7 +22,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from plurallm.config import Config
+from plurallm.config import Config, ConfigError
 from plurallm.randomness import digest_fraction
 from plurallm.strategy.mean import OrderedMean
 from plurallm.strategy.replies import Shapes, Update, answers, read_scores, read_updates, size
@@ -65,6 +65,12 @@ class GroupFedAvg(FedAvg):
         self.groups_of = groups_of
         self.first_round = first_round
         self.report = RoundReport(first_round)
+        asked = len(self._participants())
+        if (config.federation.min_groups or 0) > asked:
+            raise ConfigError(
+                f"federation.min_groups is {config.federation.min_groups}, "
+                f"but only {asked} groups are asked in a round"
+            )
         self._asked: dict[int, list[str]] = {}
         self._shapes: Shapes = {}
         self._started = 0.0
@@ -202,7 +208,7 @@ class GroupFedAvg(FedAvg):
     def _check_enough(self, asked: int) -> None:
         answered = len(self.report.losses)
         needed = self.config.federation.min_groups or math.ceil(asked / 2)
-        if answered < min(needed, asked) or not answered:
+        if answered < needed:
             raise FederationError(
                 f"round {self.report.round_number}: {answered} of {asked} groups brought an update "
                 f"and federation.min_groups is {needed}; " + reasons(self.report.refused)

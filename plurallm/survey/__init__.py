@@ -1,6 +1,7 @@
 """Surveys: questions, how the groups answered them, and the files that hold both."""
 
-from plurallm.survey.read import FORMATS, SurveyError, read_survey
+from plurallm.survey.read import FORMATS, read_survey
+from plurallm.survey.table import SurveyError
 from plurallm.survey.types import Answers, Question, Survey
 
 __all__ = ["FORMATS", "Answers", "Question", "Survey", "SurveyError", "read_survey"]

@@ -5,33 +5,25 @@ country, without text or with shares that sum to zero; those are dropped and cou
 """
 
 import ast
-import csv
-import gzip
 import hashlib
 import json
 import math
 import re
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from plurallm.survey.table import SurveyError, table_rows
 from plurallm.survey.types import Answers, Question, Survey
 
 SUM_TOLERANCE = 0.01
 """How far shares may be from a sum of 1 before they are refused: published ones are rounded."""
 
 _LARGEST = sys.float_info.max
-
-_Row = tuple[int, dict[str, Any]]
-
-
-class SurveyError(ValueError):
-    """A survey file that cannot be used; the message names file, row and reason."""
 
 
 def read_survey(path: Path, layout: str) -> Survey:
@@ -56,6 +48,8 @@ def read_survey(path: Path, layout: str) -> Survey:
     SurveyError
         Naming file, row and reason.
     """
+    if path.is_dir():
+        raise SurveyError(f"{path} is a folder; data.path names the survey file")
     if not path.is_file():
         raise SurveyError(f"{path}: no such file; data.path names the survey file")
     builder = _Builder(path)
@@ -78,7 +72,7 @@ class _Builder:
         self._shares: dict[str, dict[int, list[float]]] = {}
 
     def rows(self, required: Sequence[str]) -> Iterator[dict[str, Any]]:
-        for row, cells in _table_rows(self.path):
+        for row, cells in table_rows(self.path):
             self.row = row
             missing = [name for name in required if name not in cells]
             if missing:
@@ -197,46 +191,6 @@ FORMATS: dict[str, Callable[[_Builder], None]] = {
     "globalopinionqa": _read_globalopinionqa,
 }
 """Readers by layout."""
-
-
-def _table_rows(path: Path) -> Iterator[_Row]:
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-        return
-    # One cell of GlobalOpinionQA holds the answers of all countries.
-    csv.field_size_limit(2**24)
-    try:
-        with _open_text(path) as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise SurveyError(
-                        f"{path}, row {reader.line_num}: it has not as many cells as the header"
-                    )
-                yield reader.line_num, row
-    except (UnicodeDecodeError, csv.Error, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise SurveyError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    try:
-        from pyarrow import ArrowInvalid
-        from pyarrow.parquet import read_table
-    except ImportError as error:
-        raise SurveyError(
-            f"{path}: parquet needs pyarrow: pip install 'plurallm[parquet]'"
-        ) from error
-    try:
-        rows = read_table(path).to_pylist()
-    except ArrowInvalid as error:
-        raise SurveyError(f"{path}: not a parquet file: {error}") from error
-    yield from enumerate(rows, start=1)
 
 
 def _filled(cell: object) -> bool:

@@ -1,0 +1,63 @@
+"""Whether two configurations are of the same run."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from plurallm.config.types import Config
+
+FREE_ON_RESUME = ("resume", "output_dir", "cache_dir", "tracking")
+"""Keys that a resumed run may change: they touch no number of it."""
+
+
+def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
+    """Keys in which a configuration differs from the one that a run was started with.
+
+    Parameters
+    ----------
+    config : Config
+        Configuration of the resuming command.
+    saved_config : Path
+        ``config.yaml`` of the run to resume.
+
+    Returns
+    -------
+    list of str
+        ``key: old -> new`` for every difference that would change numbers.
+    """
+    old = flatten(yaml.safe_load(saved_config.read_text(encoding="utf-8")))
+    new = flatten(config_dict(config))
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_ON_RESUME
+    ]
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionary of a configuration, as ``config.yaml`` holds it."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def config_digest(config: Config) -> str:
+    """Fingerprint of all that must be the same on the server and on every node."""
+    tree = config_dict(config)
+    for key in ("output_dir", "cache_dir", "resume", "tracking", "device", "threads"):
+        del tree[key]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of a nested dictionary by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

@@ -1,0 +1,71 @@
+"""Files that hold tables: CSV, compressed or not, and parquet."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+_Row = tuple[int, dict[str, Any]]
+
+
+class SurveyError(ValueError):
+    """A survey file that cannot be used; the message names file, row and reason."""
+
+
+def table_rows(path: Path) -> Iterator[_Row]:
+    """Read a table row by row.
+
+    Parameters
+    ----------
+    path : Path
+        ``.csv`` or ``.csv.gz`` in UTF-8, or ``.parquet``.
+
+    Yields
+    ------
+    number, cells
+        Number of the row's last line in a text file, of the row in a parquet file; cells by column.
+
+    Raises
+    ------
+    SurveyError
+        When the file cannot be read, or a row has not as many cells as the header.
+    """
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    # One cell of GlobalOpinionQA holds the answers of all countries.
+    csv.field_size_limit(2**24)
+    try:
+        with _open_text(path) as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                if None in row or None in row.values():
+                    raise SurveyError(
+                        f"{path}, row {reader.line_num}: it has not as many cells as the header"
+                    )
+                yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        raise SurveyError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import read_table
+    except ImportError as error:
+        raise SurveyError(
+            f"{path}: parquet needs pyarrow: pip install 'plurallm[parquet]'"
+        ) from error
+    try:
+        rows = read_table(path).to_pylist()
+    except ArrowInvalid as error:
+        raise SurveyError(f"{path}: not a parquet file: {error}") from error
+    yield from enumerate(rows, start=1)
