@@ -194,7 +194,7 @@ class Recorder:
             "seconds": {
                 "train": self._totals["train"],
                 "evaluate": self._totals["evaluate"],
-                "this_session": time.monotonic() - self._started,
+                "this_process": time.monotonic() - self._started,
             },
             "versions": versions(),
             **survey_facts,
