@@ -120,7 +120,7 @@ class Recorder:
         metrics = {
             "round": report.round_number,
             "step": report.round_number * self._config.training.steps_per_round,
-            "train_loss": sum(report.losses.values()) / len(report.losses),
+            "train_loss": report.train_loss,
             "groups_trained": list(report.losses),
             "groups_refused": report.refused,
         }

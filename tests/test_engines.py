@@ -7,21 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from plurallm.simulation import run_in_process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = [
+    *tiny.TINY,
     "data.num_groups=5",
-    "data.num_questions=60",
-    "embedding.width=32",
-    "model.width=16",
-    "model.layers=2",
-    "model.heads=2",
-    "model.feedforward=16",
-    "training.context_questions=[5,10]",
-    "training.target_questions=[5,10]",
-    "evaluation.context_questions=10",
     "evaluation.every=2",
     "federation.rounds=4",
     "federation.wait_seconds=90",

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from reference import PlainTransformer, evaluate_by_question
+from tiny import TINY
 
 from plurallm.config import load_config
 from plurallm.divergence import SQRT_LN2
@@ -13,19 +14,6 @@ from plurallm.model import PreferenceTransformer
 from plurallm.preferences import split_context
 from plurallm.randomness import generator
 from plurallm.tasks import group_tasks, load_survey, survey_table
-
-TINY = [
-    "data.num_groups=3",
-    "data.num_questions=60",
-    "embedding.width=32",
-    "model.width=16",
-    "model.layers=2",
-    "model.heads=2",
-    "model.feedforward=16",
-    "evaluation.context_questions=10",
-    "training.context_questions=[5,10]",
-    "training.target_questions=[5,10]",
-]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import tiny
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
@@ -20,17 +21,9 @@ from plurallm.tasks import assign_roles, count_seen, group_tasks, load_survey, s
 from plurallm.training import train_group
 
 TINY = [
+    *tiny.TINY,
     "data.num_groups=7",
-    "data.num_questions=60",
-    "embedding.width=32",
-    "model.width=16",
-    "model.layers=2",
-    "model.heads=2",
-    "model.feedforward=16",
-    "training.context_questions=[5,10]",
-    "training.target_questions=[5,10]",
     "training.steps_per_round=2",
-    "evaluation.context_questions=10",
     "evaluation.every=2",
     "federation.rounds=5",
     "federation.checkpoint_every=2",

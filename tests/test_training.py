@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import TINY
 
 from plurallm.config import load_config
 from plurallm.model import Prediction, PreferenceTransformer
@@ -18,19 +19,6 @@ from plurallm.training import (
     train_group,
     train_groups_together,
 )
-
-TINY = [
-    "data.num_groups=3",
-    "data.num_questions=60",
-    "embedding.width=32",
-    "model.width=16",
-    "model.layers=2",
-    "model.heads=2",
-    "model.feedforward=16",
-    "training.context_questions=[5,10]",
-    "training.target_questions=[5,10]",
-    "evaluation.context_questions=10",
-]
 
 
 @pytest.fixture

@@ -118,9 +118,8 @@ class GroupFedAvg(FedAvg):
         self.report.losses = {group: losses[group] for group in order if group in losses}
         self._check_enough(len(order))
         self.report.seconds["train"] = time.monotonic() - self._started
-        loss = math.fsum(self.report.losses.values()) / len(self.report.losses)
         averaged = ArrayRecord({name: Array(array) for name, array in mean.result().items()})
-        return averaged, MetricRecord({"train-loss": loss})
+        return averaged, MetricRecord({"train-loss": self.report.train_loss})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

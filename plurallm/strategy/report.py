@@ -41,6 +41,11 @@ class RoundReport:
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def train_loss(self) -> float:
+        """Mean over the groups whose update was taken."""
+        return sum(self.losses.values()) / len(self.losses)
+
 
 def reasons(by_group: Mapping[str, str]) -> str:
     """Reasons in one line, each with its group."""
