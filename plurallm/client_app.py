@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from plurallm.config import Config, FileData, config_digest, load_config, split_overrides
+from plurallm.device import choose_device
 from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
 from plurallm.model import PreferenceTransformer
 from plurallm.tasks import (
@@ -158,7 +159,7 @@ def _load(overrides: str, version: int) -> LocalData:
     survey = load_survey(config.data)
     seen_questions = count_seen(survey, config)
     roles = assign_roles(seen_questions, config)
-    table_RD = survey_table(survey, config).to(choose_device(config))
+    table_RD = survey_table(survey, config).to(choose_device(config.device))
     model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
     return LocalData(
         config,
@@ -168,22 +169,6 @@ def _load(overrides: str, version: int) -> LocalData:
         table_RD,
         model.to(table_RD.device, getattr(torch, config.precision)),
     )
-
-
-def choose_device(config: Config) -> torch.device:
-    """Pick the device: the one place where it is decided.
-
-    Raises
-    ------
-    ValueError
-        When the configured device is not there.
-    """
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=config.device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={config.device} is not available: {error}") from error
 
 
 def node_groups(local: LocalData, context: Context) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ Dimension letters: ``R`` rows of the table, ``D`` embedding width, ``W`` model w
 questions, ``O`` options, ``K`` contexts drawn, ``G`` groups.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,30 @@ class GroupScore:
     unseen_questions: int
 
 
-def score_group(task: GroupTask, predict: Predictor, config: Config) -> GroupScore:
-    """Score a predictor on one group, for each of ``evaluation.draws`` fixed contexts.
+@dataclass(frozen=True)
+class ScoredDraw:
+    """A predictor's answers to one group's targets, for one context drawn.
+
+    Attributes
+    ----------
+    target : Preferences
+        The seen questions that are not context, then the unseen ones, with their true shares.
+    seen_questions : int
+        How many of the targets are seen questions.
+    share_QO : Tensor of shape (Q, O), float64
+        Predicted shares.
+    distance_Q : Tensor of shape (Q,), float64
+        Base 2 Jensen-Shannon distance of each, in [0, 1].
+    """
+
+    target: Preferences
+    seen_questions: int
+    share_QO: Tensor
+    distance_Q: Tensor
+
+
+def predict_draws(task: GroupTask, predict: Predictor, config: Config) -> Iterator[ScoredDraw]:
+    """Let a predictor answer a group's targets, for each of ``evaluation.draws`` fixed contexts.
 
     Parameters
     ----------
@@ -60,7 +82,40 @@ def score_group(task: GroupTask, predict: Predictor, config: Config) -> GroupSco
         The group. Contexts are drawn from its seen questions; they depend on the seed and the
         group's name only.
     predict : Predictor
-        What is scored. It sees the targets' questions; their shares are hidden.
+        It sees the targets' questions; their shares are hidden.
+    config : Config
+        The run's configuration.
+
+    Yields
+    ------
+    ScoredDraw
+        One for each context.
+
+    Raises
+    ------
+    ValueError
+        When a prediction is not a number, naming the group.
+    """
+    for draw in range(config.evaluation.draws):
+        draws = generator(config.seed, "evaluation", task.name, draw)
+        context, rest = split_context(task.seen, config.evaluation.context_questions, draws)
+        target = rest.join(task.unseen)
+        share_QO = predict(context, target.without_shares()).double().cpu()
+        distance_Q = jensen_shannon_distance(target.share_QO.double(), share_QO)
+        if not torch.isfinite(distance_Q).all():
+            raise ValueError(f"group {task.name!r}: the prediction is not a number")
+        yield ScoredDraw(target, len(rest), share_QO, distance_Q)
+
+
+def score_group(task: GroupTask, predict: Predictor, config: Config) -> GroupScore:
+    """Score a predictor on one group: the means of ``predict_draws``.
+
+    Parameters
+    ----------
+    task : GroupTask
+        The group.
+    predict : Predictor
+        What is scored.
     config : Config
         The run's configuration.
 
@@ -75,18 +130,11 @@ def score_group(task: GroupTask, predict: Predictor, config: Config) -> GroupSco
         When a prediction is not a number, naming the group.
     """
     seen, unseen = [], []
-    for draw in range(config.evaluation.draws):
-        draws = generator(config.seed, "evaluation", task.name, draw)
-        context, rest = split_context(task.seen, config.evaluation.context_questions, draws)
-        target = rest.join(task.unseen)
-        share_QO = predict(context, target.without_shares()).double().cpu()
-        distance_Q = jensen_shannon_distance(target.share_QO.double(), share_QO)
-        if not torch.isfinite(distance_Q).all():
-            raise ValueError(f"group {task.name!r}: the prediction is not a number")
-        seen.append(distance_Q[: len(rest)].mean().item())
+    for draw in predict_draws(task, predict, config):
+        seen.append(draw.distance_Q[: draw.seen_questions].mean().item())
         if len(task.unseen):
-            unseen.append(distance_Q[len(rest) :].mean().item())
-    return GroupScore(tuple(seen), tuple(unseen), len(rest), len(task.unseen))
+            unseen.append(draw.distance_Q[draw.seen_questions :].mean().item())
+    return GroupScore(tuple(seen), tuple(unseen), draw.seen_questions, len(task.unseen))
 
 
 def model_predictor(model: PreferenceTransformer, table_RD: Tensor) -> Predictor:

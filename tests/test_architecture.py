@@ -14,6 +14,7 @@ PACKAGE = PROJECT / "plurallm"
 
 ORDER = (
     "randomness",
+    "device",
     "config",
     "survey",
     "synthetic",
@@ -86,7 +87,7 @@ def device_names(source: str, module: str) -> list[int]:
     allowed = documentation(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and (module, node.name) == (
-            "plurallm.client_app",
+            "plurallm.device",
             "choose_device",
         ):
             allowed |= {id(inner) for inner in ast.walk(node)}
@@ -206,7 +207,7 @@ def test_a_right_import_is_let_through(module: str, source: str) -> None:
         ("plurallm.model", "y = f'cuda:{n}'", [1]),
         ("plurallm.client_app", "def train():\n    return 'cuda'", [2]),
         ("plurallm.model", "def choose_device():\n    return 'cuda'", [2]),
-        ("plurallm.client_app", "def choose_device():\n    return 'cuda'", []),
+        ("plurallm.device", "def choose_device():\n    return 'cuda'", []),
         ("plurallm.model", "'''Runs on cuda.'''\ndef f():\n    '''On cuda.'''", []),
         ("plurallm.model", "torch.cuda.is_available()  # 'cuda'", []),
     ],

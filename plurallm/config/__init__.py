@@ -9,23 +9,17 @@ from plurallm.config.compose import (
     split_overrides,
     typed_config,
 )
-from plurallm.config.types import (
-    Config,
-    ConfigError,
-    DataConfig,
+from plurallm.config.data import DataConfig, FileData, SyntheticData
+from plurallm.config.error import ConfigError
+from plurallm.config.federation import FederationConfig, StrategyConfig
+from plurallm.config.learning import (
     EmbeddingConfig,
-    EvaluationConfig,
-    FederationConfig,
-    FileData,
     GaussianTraining,
     HashingEmbedding,
     ModelConfig,
-    StrategyConfig,
-    SyntheticData,
-    TrackingConfig,
     TrainingConfig,
-    WandbTracking,
 )
+from plurallm.config.types import Config, EvaluationConfig, TrackingConfig, WandbTracking
 
 __all__ = [
     "Config",

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from plurallm.config.compare import flatten
-from plurallm.config.types import VARIANTS, Config, ConfigError
+from plurallm.config.error import ConfigError
+from plurallm.config.types import VARIANTS, Config
 
 PATH_KEYS = ("data.path", "output_dir", "cache_dir", "resume")
 """Keys whose values are paths."""

@@ -1,0 +1,61 @@
+"""Types of ``conf/data``."""
+
+from dataclasses import dataclass
+
+from plurallm.config.error import ConfigError, require
+
+
+@dataclass
+class DataConfig:
+    """Which survey, which groups and roles (``conf/data``)."""
+
+    source: str
+    groups: str | None
+    train_groups: list[str]
+    held_out_groups: list[str]
+    held_out_fraction: float
+    unseen_questions: float
+
+    def __post_init__(self) -> None:
+        require(self.groups in (None, "all"), "data.groups", self.groups, "null or 'all'")
+        for key in ("held_out_fraction", "unseen_questions"):
+            value = getattr(self, key)
+            require(0 <= value < 1, f"data.{key}", value, "at least 0 and below 1")
+        for key in ("train_groups", "held_out_groups"):
+            names = getattr(self, key)
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ConfigError(f"data.{key} lists {twice[0]!r} twice")
+        both = sorted(set(self.train_groups) & set(self.held_out_groups))
+        if both:
+            raise ConfigError(
+                f"group {both[0]!r} is in data.train_groups and in data.held_out_groups: "
+                "a held-out group must not train"
+            )
+
+
+@dataclass
+class SyntheticData(DataConfig):
+    """The generated survey."""
+
+    num_groups: int
+    num_questions: int
+    respondents: int
+    survey_seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, least in (
+            ("num_groups", 2),
+            ("num_questions", 1),
+            ("respondents", 1),
+            ("survey_seed", 0),
+        ):
+            require(getattr(self, key) >= least, f"data.{key}", getattr(self, key), f">= {least}")
+
+
+@dataclass
+class FileData(DataConfig):
+    """A survey file."""
+
+    path: str

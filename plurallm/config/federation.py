@@ -1,0 +1,43 @@
+"""Types of ``conf/federation`` and ``conf/strategy``."""
+
+from dataclasses import dataclass
+
+from plurallm.config.error import require
+
+
+@dataclass
+class FederationConfig:
+    """Rounds and nodes (``conf/federation``)."""
+
+    rounds: int
+    nodes: int | None
+    fraction: float
+    min_groups: int | None
+    wait_seconds: float
+    round_timeout: float
+    checkpoint_every: int
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, "federation.rounds", self.rounds, ">= 1")
+        require(0 < self.fraction <= 1, "federation.fraction", self.fraction, "above 0, at most 1")
+        for key in ("nodes", "min_groups"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"federation.{key}", value, ">= 1 or null")
+        for key in ("wait_seconds", "round_timeout", "checkpoint_every"):
+            require(getattr(self, key) > 0, f"federation.{key}", getattr(self, key), "> 0")
+
+
+@dataclass
+class StrategyConfig:
+    """Aggregation (``conf/strategy``)."""
+
+    name: str
+    weighting: str
+
+    def __post_init__(self) -> None:
+        require(
+            self.weighting in ("questions", "uniform"),
+            "strategy.weighting",
+            self.weighting,
+            "'questions' or 'uniform'",
+        )
