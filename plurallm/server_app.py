@@ -25,7 +25,7 @@ from plurallm.config import (
 from plurallm.evaluation import summarize
 from plurallm.model import PreferenceTransformer
 from plurallm.strategy import GroupFedAvg, Node, describe, meet_nodes
-from plurallm.tasks import Roles, assign_roles, count_seen, group_tasks, load_survey
+from plurallm.tasks import Roles, assign_roles, count_seen, group_tasks, load_survey, survey_table
 from plurallm.tracking import RunFolder, Trackers, open_trackers, versions
 
 app = ServerApp()
@@ -217,7 +217,7 @@ def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
             "rows_dropped": dict(survey.dropped),
         },
         "groups_dropped": dict(dropped),
-        "baselines": score_baselines(tasks, roles, config),
+        "baselines": score_baselines(tasks, roles, survey_table(survey, config), config),
     }
 
 

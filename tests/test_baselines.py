@@ -8,7 +8,16 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from plurallm.baselines import context_mean, score_baselines, training_mean, uniform
+from plurallm.baselines import (
+    answer_pool,
+    context_mean,
+    mixture,
+    neighbours,
+    score_baselines,
+    training_mean,
+    unanswered_pairs,
+    uniform,
+)
 from plurallm.config import Config, load_config
 from plurallm.preferences import Preferences
 from plurallm.survey import Survey
@@ -82,7 +91,7 @@ def test_the_own_context_does_not_look_at_the_targets_answers(
 
 
 def test_training_groups_are_averaged_question_by_question(tasks: dict[str, GroupTask]) -> None:
-    predict = training_mean(tasks, ["A", "B", "C"], "D")
+    predict = training_mean(answer_pool(tasks, ["A", "B", "C"]))
     predicted = predict(rows(tasks["D"], 0), tasks["D"].seen).tolist()
     assert predicted[0] == pytest.approx([0.5, 0.5, 0, 0])  # A, B, C
     assert predicted[1] == pytest.approx([0.375, 0.625, 0, 0])  # A, B
@@ -90,12 +99,12 @@ def test_training_groups_are_averaged_question_by_question(tasks: dict[str, Grou
 
 
 def test_a_training_group_is_left_out_of_its_own_prediction(tasks: dict[str, GroupTask]) -> None:
-    predict = training_mean(tasks, ["A", "B", "C"], "A")
+    predict = training_mean(answer_pool(tasks, ["A", "B", "C"]).without("A"))
     predicted = predict(rows(tasks["A"], 0), tasks["A"].seen).tolist()
     assert predicted[0] == pytest.approx([0.25, 0.75, 0, 0])  # B, C
     assert predicted[1] == pytest.approx([0.25, 0.75, 0, 0])  # B
     assert predicted[2] == pytest.approx([0.5, 0.15, 0.35, 0])  # B, C
-    alone = training_mean(tasks, ["A"], "A")
+    alone = training_mean(answer_pool(tasks, ["A"]).without("A"))
     assert torch.equal(
         alone(rows(tasks["A"], 0), tasks["A"].seen), uniform(tasks["A"].seen, tasks["A"].seen)
     )
@@ -111,7 +120,7 @@ def test_scores_worked_by_hand(make_survey: MakeSurvey, config: Config) -> None:
         }
     )
     tasks = group_tasks(survey, list(survey.answers), config)
-    scores = score_baselines(tasks, Roles(("A", "B"), ("C",), {}), config)
+    scores = score_baselines(tasks, Roles(("A", "B"), ("C",), {}), torch.eye(8), config)
     # C's (0, 1) against the mean (3/4, 1/4) of A and B: the middle is (3/8, 5/8).
     divergence = (math.log(8 / 5) + 0.75 * math.log(2) + 0.25 * math.log(2 / 5)) / 2
     expected = {
@@ -123,7 +132,7 @@ def test_scores_worked_by_hand(make_survey: MakeSurvey, config: Config) -> None:
             "C": math.sqrt(divergence / math.log(2)),
         },
     }
-    assert set(scores) == set(expected)
+    assert set(scores) == set(expected) | {"mixture", "neighbours"}
     for baseline, distances in expected.items():
         for group, distance in distances.items():
             assert scores[baseline]["groups"][group] == {
@@ -152,7 +161,7 @@ def test_unseen_questions_have_their_own_cell(make_survey: MakeSurvey, config: C
     answers = {name: [1, 0] for name in seen} | {name: [0.75, 0.25] for name in unseen}
     survey = make_survey({"A": answers, "B": answers})
     tasks = group_tasks(survey, ["A", "B"], config)
-    scores = score_baselines(tasks, Roles(("A",), ("B",), {}), config)
+    scores = score_baselines(tasks, Roles(("A",), ("B",), {}), torch.eye(10), config)
     # The mean knows the withheld answers; the own context, of seen questions, does not.
     to_uniform, to_seen = (
         float(jensenshannon([0.75, 0.25], other, base=2)) for other in ([0.5, 0.5], [1, 0])
@@ -167,3 +176,69 @@ def test_unseen_questions_have_their_own_cell(make_survey: MakeSurvey, config: C
             cell = of_group[f"{column}_questions"]
             assert cell["alignment"] == pytest.approx(1 - distance, abs=1e-7)
             assert cell["questions"] == 2
+
+
+def test_the_mixture_fits_its_weights_to_the_context(
+    make_survey: MakeSurvey, config: Config
+) -> None:
+    survey = make_survey(
+        {
+            "A": {"q1": [1, 0], "q2": [0.2, 0.8], "q3": [0, 1]},
+            "B": {"q1": [0, 1], "q2": [0.6, 0.4], "q4": [1, 0]},
+            "C": {"q1": [0.75, 0.25], "q2": [0.5, 0.5], "q3": [1, 0], "q5": [0.5, 0.5]},
+        }
+    )
+    tasks = group_tasks(survey, list(survey.answers), config)
+    predict = mixture(answer_pool(tasks, ["A", "B"]))
+    predicted = predict(rows(tasks["C"], 0), tasks["C"].seen).tolist()
+    # 2 (a - 3/4)^2 + 0.3 * 2 (a - 1/2)^2 is least at a = 0.9 / 1.3, the weight of A.
+    a = 0.9 / 1.3
+    assert predicted[0] == pytest.approx([a, 1 - a], abs=1e-4)
+    assert predicted[1] == pytest.approx(
+        [0.2 * a + 0.6 * (1 - a), 0.8 * a + 0.4 * (1 - a)], abs=1e-4
+    )
+    assert predicted[2] == pytest.approx([0, 1])  # A alone answered
+    assert predicted[3] == [0.5, 0.5]  # nobody did
+
+
+def test_a_mixture_of_one_who_answers_alike_is_that_one(
+    make_survey: MakeSurvey, config: Config
+) -> None:
+    answers = {f"q{n}": [n / 50, 1 - n / 50] for n in range(50)}
+    other = {name: [1 - p, 1 - q] for name, (p, q) in answers.items()}
+    survey = make_survey({"A": answers, "B": other, "C": answers})
+    tasks = group_tasks(survey, ["A", "B", "C"], config)
+    predict = mixture(answer_pool(tasks, ["A", "B"]))
+    predicted = predict(tasks["C"].seen, tasks["C"].seen)
+    assert torch.allclose(predicted, tasks["C"].seen.share_QO.double(), atol=0.02)
+
+
+def test_unanswered_pairs_are_those_that_nobody_else_answered(tasks: dict[str, GroupTask]) -> None:
+    pool = answer_pool(tasks, ["A", "B"])
+    assert unanswered_pairs(tasks, pool) == {"D": (3,)}
+    assert unanswered_pairs(tasks, answer_pool(tasks, ["A"])) == {"A": (0, 1, 2), "D": (3,)}
+
+
+def test_neighbours_use_the_nearest_known_point_and_seen_questions_only(
+    make_survey: MakeSurvey, config: Config
+) -> None:
+    config = replace(config, data=replace(config.data, unseen_questions=0.5))
+    names = [f"q{number}" for number in range(40)]
+    seen = [name for name in names if not is_unseen(name, config)][:3]
+    unseen = next(name for name in names if is_unseen(name, config))
+    own = {seen[0]: [0.5, 0.5], seen[1]: [0.5, 0.5], seen[2]: [0.5, 0.5], unseen: [0.5, 0.5]}
+    others = {seen[0]: [0.9, 0.1], seen[1]: [0.3, 0.7], seen[2]: [0.4, 0.6], unseen: [0, 1]}
+    survey = make_survey({"A": others, "B": own})
+    tasks = group_tasks(survey, ["A", "B"], config)
+    (unseen_rows,), seen_rows = tasks["B"].unseen.row_QO.tolist(), tasks["B"].seen.row_QO.tolist()
+    table_RD = torch.zeros(8, 8)
+    for question, question_rows in enumerate([*seen_rows, unseen_rows]):
+        for option, row in enumerate(question_rows):
+            # Options point in two directions; the unseen question lies on the first seen one.
+            table_RD[row, 4 * option + question % 3] = 1.0
+    predict = neighbours(answer_pool(tasks, ["A"]), table_RD)
+    (predicted,) = predict(rows(tasks["B"], 2), tasks["B"].unseen.without_shares()).tolist()
+    assert predicted == pytest.approx([0.9, 0.1], abs=1e-6)  # the unseen answer itself is (0, 1)
+    # A context answer of the group's own stands in for the others' answer to that question.
+    (predicted,) = predict(rows(tasks["B"], 0), tasks["B"].unseen.without_shares()).tolist()
+    assert predicted == pytest.approx([0.5, 0.5], abs=1e-6)

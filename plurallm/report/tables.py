@@ -8,10 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from plurallm.baselines import ORACLES
+
 ARMS = {
     "uniform": "uniform",
     "context_mean": "own context",
     "mean": "group mean",
+    "mixture": "group mixture",
+    "neighbours": "neighbours",
 }
 """Baselines and how the tables call them."""
 
@@ -38,7 +42,9 @@ def print_result(run_folder: Path) -> None:
 def group_table(summary: Mapping[str, Any]) -> Table:
     """Alignment score of every group in base 2 and base e, beside two baselines in base 2."""
     baselines = {
-        name: baseline for name, baseline in _baselines(summary).items() if name != "context_mean"
+        name: baseline
+        for name, baseline in _baselines(summary).items()
+        if name in ("uniform", "mixture", "neighbours")
     }
     table = Table(title="Alignment score (AS) by group")
     table.add_column("group", no_wrap=True)
@@ -131,7 +137,7 @@ def _baselines(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _heading(baseline: str, column: str) -> str:
-    oracle = baseline == "mean" and "unseen" in column
+    oracle = baseline in ORACLES and "unseen" in column
     return ARMS[baseline] + (" *" if oracle else "")
 
 

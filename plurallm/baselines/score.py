@@ -1,0 +1,77 @@
+"""Every predictor without a network, scored like the model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from plurallm.baselines.answers import answer_pool, mixture, training_mean
+from plurallm.baselines.neighbours import neighbours
+from plurallm.baselines.plain import context_mean, uniform
+from plurallm.config import Config
+from plurallm.evaluation import Predictor, score_group, summarize
+from plurallm.tasks import GroupTask, Roles
+
+ORACLES = ("mean", "mixture")
+"""Baselines that on unseen questions use answers which training withholds."""
+
+
+def baseline_predictors(
+    tasks: Mapping[str, GroupTask], roles: Roles, table_RD: Tensor
+) -> dict[str, dict[str, Predictor]]:
+    """Make every baseline for every group; a training group is predicted from the others.
+
+    Parameters
+    ----------
+    tasks : mapping of str to GroupTask
+        All groups that take part.
+    roles : Roles
+        Their roles.
+    table_RD : Tensor of shape (R, D)
+        Embeddings.
+
+    Returns
+    -------
+    dict
+        By baseline (``uniform``, ``context_mean``, ``mean``, ``mixture``, ``neighbours``) and
+        group.
+    """
+    pool = answer_pool(tasks, roles.train)
+    others = {name: pool.without(name) for name in roles.groups}
+    return {
+        "uniform": dict.fromkeys(roles.groups, uniform),
+        "context_mean": dict.fromkeys(roles.groups, context_mean),
+        "mean": {name: training_mean(part) for name, part in others.items()},
+        "mixture": {name: mixture(part) for name, part in others.items()},
+        "neighbours": {name: neighbours(part, table_RD) for name, part in others.items()},
+    }
+
+
+def score_baselines(
+    tasks: Mapping[str, GroupTask], roles: Roles, table_RD: Tensor, config: Config
+) -> dict[str, dict[str, Any]]:
+    """Score every baseline on the pairs and contexts that the model is scored on.
+
+    Parameters
+    ----------
+    tasks : mapping of str to GroupTask
+        All groups that take part.
+    roles : Roles
+        Their roles.
+    table_RD : Tensor of shape (R, D)
+        Embeddings.
+    config : Config
+        The run's configuration.
+
+    Returns
+    -------
+    dict
+        By baseline, in the shape of ``evaluation.summarize``.
+    """
+    return {
+        baseline: summarize(
+            {name: score_group(tasks[name], predict[name], config) for name in roles.groups},
+            roles.by_group,
+        )
+        for baseline, predict in baseline_predictors(tasks, roles, table_RD).items()
+    }
