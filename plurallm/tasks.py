@@ -177,7 +177,9 @@ def survey_table(survey: Survey, config: Config) -> Tensor:
     Tensor of shape (R, D), float32, on the CPU
         One row for each distinct (question, option), shared by all groups.
     """
-    return embedding_table(list(distinct_pairs(survey)), config.embedding, cache_directory(config))
+    return embedding_table(
+        list(distinct_pairs(survey)), config.embedding, cache_directory(config), config.device
+    )
 
 
 def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[str, GroupTask]:

@@ -97,12 +97,29 @@ def test_every_config_group_has_files() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_file_of_the_tree_composes_and_type_checks(choice: str) -> None:
-    path = [] if choice == "data=synthetic" or not choice.startswith("data=") else ["/a.csv"]
-    config = load_config([choice, *(f"data.path={value}" for value in path)], None)
     group, _, name = choice.partition("=")
+    tree = yaml.safe_load((config_directory() / group / f"{name}.yaml").read_text())
+    missing = [f"{group}.{key}=/a" for key, value in tree.items() if value == "???"]
+    config = load_config([choice, *missing], None)
     if group in ("data", "embedding", "strategy", "tracking") or choice == "training=gaussian":
         own = config_dict(config)[group]
         assert name in (own.get("source"), own.get("name"), own.get("loss"))
+
+
+def test_a_model_is_a_path_where_it_looks_like_one_or_is_there(tmp_path: Path) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for given, kept in (
+        ("models/mine", f"{tmp_path}/models/mine"),
+        ("./absent", f"{tmp_path}/absent"),
+        ("/absent", "/absent"),
+        ("owner/model", "owner/model"),
+    ):
+        config = load_config(
+            ["embedding=sentence_transformer", f"embedding.model={given}"], tmp_path
+        )
+        assert getattr(config.embedding, "model") == kept  # noqa: B009
+    with pytest.raises(ConfigError, match=r"embedding.model=\./mine is a relative path"):
+        load_config(["embedding=sentence_transformer", "embedding.model=./mine"], None)
 
 
 def test_the_variant_decides_the_type() -> None:

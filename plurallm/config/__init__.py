@@ -16,7 +16,9 @@ from plurallm.config.learning import (
     EmbeddingConfig,
     GaussianTraining,
     HashingEmbedding,
+    MiniLMEmbedding,
     ModelConfig,
+    SentenceTransformerEmbedding,
     TrainingConfig,
 )
 from plurallm.config.types import Config, EvaluationConfig, TrackingConfig, WandbTracking
@@ -31,7 +33,9 @@ __all__ = [
     "FileData",
     "GaussianTraining",
     "HashingEmbedding",
+    "MiniLMEmbedding",
     "ModelConfig",
+    "SentenceTransformerEmbedding",
     "StrategyConfig",
     "SyntheticData",
     "TrackingConfig",

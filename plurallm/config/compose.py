@@ -22,6 +22,9 @@ from plurallm.config.types import VARIANTS, Config
 PATH_KEYS = ("data.path", "output_dir", "cache_dir", "resume")
 """Keys whose values are paths."""
 
+MODEL_KEY = "embedding.model"
+"""Key whose value is a folder's path, or a name on the Hugging Face hub."""
+
 # Hydra keeps one global state a process, and a simulation composes from several threads.
 _HYDRA_LOCK = threading.Lock()
 
@@ -112,9 +115,9 @@ def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[
     by_key: dict[str, str] = {}
     for text in overrides:
         key, value = _parse(text)
-        if key in PATH_KEYS and value is not None:
-            # A folder called 2024 is a path too.
-            path = value if isinstance(value, str) else text.partition("=")[2]
+        # A folder called 2024 is a path too.
+        path = value if isinstance(value, str) else text.partition("=")[2]
+        if value is not None and _is_path(key, path, base_dir):
             text = f"{key}={hydra_quote(_absolute(key, path, base_dir))}"
         by_key.pop(key, None)
         by_key[key] = text
@@ -168,6 +171,13 @@ def _parse(text: str) -> tuple[str, object]:
             "quotes that the shell leaves alone: \"key='a b'\""
         ) from error
     return override.key_or_group, override.value()
+
+
+def _is_path(key: str, value: str, base_dir: Path | None) -> bool:
+    if key == MODEL_KEY:
+        there = base_dir is not None and Path(base_dir, value).is_dir()
+        return there or value.startswith((".", "~", "/"))
+    return key in PATH_KEYS
 
 
 def _absolute(key: str, value: str, base_dir: Path | None) -> str:

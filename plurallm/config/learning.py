@@ -26,6 +26,31 @@ class HashingEmbedding(EmbeddingConfig):
 
 
 @dataclass
+class MiniLMEmbedding(EmbeddingConfig):
+    """all-MiniLM-L6-v2 from an installed package."""
+
+    parts: str
+    batch_size: int
+    device: str | None
+
+    def __post_init__(self) -> None:
+        require(
+            self.parts in ("joint", "separate"),
+            "embedding.parts",
+            self.parts,
+            "'joint' or 'separate'",
+        )
+        require(self.batch_size >= 1, "embedding.batch_size", self.batch_size, ">= 1")
+
+
+@dataclass
+class SentenceTransformerEmbedding(MiniLMEmbedding):
+    """Any sentence-transformers model."""
+
+    model: str
+
+
+@dataclass
 class ModelConfig:
     """Sizes of the preference transformer (``conf/model``)."""
 

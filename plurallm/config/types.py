@@ -13,7 +13,9 @@ from plurallm.config.learning import (
     EmbeddingConfig,
     GaussianTraining,
     HashingEmbedding,
+    MiniLMEmbedding,
     ModelConfig,
+    SentenceTransformerEmbedding,
     TrainingConfig,
 )
 
@@ -92,7 +94,14 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
         "source",
         {"synthetic": SyntheticData, "custom": FileData, "globalopinionqa": FileData},
     ),
-    "embedding": ("name", {"hashing": HashingEmbedding}),
+    "embedding": (
+        "name",
+        {
+            "hashing": HashingEmbedding,
+            "minilm": MiniLMEmbedding,
+            "sentence_transformer": SentenceTransformerEmbedding,
+        },
+    ),
     "training": (
         "loss",
         {

@@ -1,6 +1,7 @@
 """Vectors of texts: embedders, and the table of a survey, cached on disk."""
 
-from plurallm.embedding.hashing import Pair, hash_texts
-from plurallm.embedding.table import distinct_pairs, embedding_table
+from plurallm.embedding.hashing import hash_texts
+from plurallm.embedding.pairs import Pair, distinct_pairs
+from plurallm.embedding.table import embed_pairs, embedding_table
 
-__all__ = ["Pair", "distinct_pairs", "embedding_table", "hash_texts"]
+__all__ = ["Pair", "distinct_pairs", "embed_pairs", "embedding_table", "hash_texts"]

@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plurallm.config import HashingEmbedding
-
-Pair = tuple[str, str]
-"""Text of a question and of one of its options."""
+from plurallm.embedding.pairs import Pair
 
 _CHUNK = 2048
 

@@ -20,22 +20,56 @@ from filelock import FileLock
 from torch import Tensor
 
 from plurallm.config import EmbeddingConfig
-from plurallm.embedding.hashing import Pair, hash_texts
-from plurallm.survey import Survey
+from plurallm.device import choose_device
+from plurallm.embedding.hashing import hash_texts
+from plurallm.embedding.models import release_models
+from plurallm.embedding.pairs import Pair
+from plurallm.embedding.sentences import embed_sentences
 
 # Part of the cache key: raise it when an embedder's vectors change for the same configuration.
 _VERSION = 1
 
 logger = logging.getLogger("plurallm")
 
+_EMBEDDERS: dict[str, Callable[[Sequence[Pair], Any, str], npt.NDArray[np.float32]]] = {
+    "hashing": lambda pairs, config, _: hash_texts(pairs, config),
+    "minilm": embed_sentences,
+    "sentence_transformer": embed_sentences,
+}
 
-def distinct_pairs(survey: Survey) -> dict[Pair, int]:
-    """Row of the table for every distinct (question, option), in the survey's order."""
-    pairs = ((q.text, option) for q in survey.questions for option in q.options)
-    return {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
+
+def embed_pairs(
+    pairs: Sequence[Pair], config: EmbeddingConfig, device: str = "auto"
+) -> npt.NDArray[np.float32]:
+    """Embed texts now, without the cache; a model that was loaded stays in memory.
+
+    Parameters
+    ----------
+    pairs : sequence of (str, str)
+        Questions and options.
+    config : EmbeddingConfig
+        Which embedder.
+    device : str
+        Where to compute, unless ``embedding.device`` says it.
+
+    Returns
+    -------
+    ndarray of shape (R, D), float32
+        A row each, mean square about 1. Which other texts there are changes a row by rounding
+        alone.
+
+    Raises
+    ------
+    ValueError
+        When the embedder's package, its model or the device is missing.
+    """
+    where = str(choose_device(getattr(config, "device", None) or device))
+    return _EMBEDDERS[config.name](pairs, config, where)
 
 
-def embedding_table(pairs: Sequence[Pair], config: EmbeddingConfig, cache_dir: Path) -> Tensor:
+def embedding_table(
+    pairs: Sequence[Pair], config: EmbeddingConfig, cache_dir: Path, device: str = "auto"
+) -> Tensor:
     """Embed texts, or take the table from the cache.
 
     Parameters
@@ -46,39 +80,54 @@ def embedding_table(pairs: Sequence[Pair], config: EmbeddingConfig, cache_dir: P
         Which embedder.
     cache_dir : Path
         Tables lie in its folder ``embeddings``, named by a digest of all that they depend on.
+    device : str
+        Where to compute, unless ``embedding.device`` says it.
 
     Returns
     -------
-    Tensor of shape (R, D), float32
+    Tensor of shape (R, D), float32, on the CPU
         Bitwise the same whether it was computed or read.
 
     Raises
     ------
     ValueError
-        When a cached file is not the table that its name promises.
+        When a cached file is not the table that its name promises, or as in `embed_pairs`.
     """
-    key = _key(pairs, config)
-    path = cache_dir / "embeddings" / f"{config.name}-{key}.npy"
+    path = table_path(pairs, config, cache_dir)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         # The clients of a simulation start together: one embeds, the others wait and read.
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 logger.info("embedding %d texts with %s", len(pairs), config.name)
-                _write(path, _EMBEDDERS[config.name](pairs, config))
+                _write(path, embed_pairs(pairs, config, device))
+                release_models()
     return _read(path, len(pairs))
 
 
-_EMBEDDERS: dict[str, Callable[[Sequence[Pair], Any], npt.NDArray[np.float32]]] = {
-    "hashing": hash_texts,
-}
+def table_path(pairs: Sequence[Pair], config: EmbeddingConfig, cache_dir: Path) -> Path:
+    """Where the cache keeps a table.
 
-
-def _key(pairs: Sequence[Pair], config: EmbeddingConfig) -> str:
-    digest = hashlib.sha256(json.dumps([_VERSION, asdict(config)], sort_keys=True).encode())
+    Its name holds a digest of the texts and of the configuration, with the files of a local model
+    (names, sizes and times of change). Where it was computed is no part of it.
+    """
+    settings = {key: value for key, value in asdict(config).items() if key != "device"}
+    folder = Path(str(settings.get("model", "")))
+    if "model" in settings and folder.is_dir():
+        settings["model"] = _files(folder)
+    digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
     for pair in pairs:
         digest.update(json.dumps(pair).encode())
-    return digest.hexdigest()[:32]
+    return cache_dir / "embeddings" / f"{config.name}-{digest.hexdigest()[:32]}.npy"
+
+
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    states = [file.stat() for file in files]
+    return [
+        (file.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns)
+        for file, state in zip(files, states, strict=True)
+    ]
 
 
 def _write(path: Path, table_RD: npt.NDArray[np.float32]) -> None:

