@@ -13,12 +13,19 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.logging import RichHandler
 
-from plurallm.config import absolute_overrides, config_directory, hydra_quote, load_config
+from plurallm.config import (
+    ConfigError,
+    absolute_overrides,
+    config_directory,
+    hydra_quote,
+    load_config,
+)
 
 USAGE = """usage: plurallm VERB [overrides]
 
 verbs:
   train    train a federation in this process, without Ray, and print its result
+  compare  compare federated, central and local training and baselines over several seeds
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
 `plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
@@ -72,16 +79,37 @@ def train(overrides: Sequence[str]) -> None:
     print(f"\nThe run's folder: {folder}")
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train}
+def compare(overrides: Sequence[str]) -> None:
+    """Run what is missing of a comparison, and report it."""
+    from plurallm.compare import comparison_results, run_comparison
+
+    config = load_config(overrides, None)
+    if config.resume is not None:
+        raise ConfigError("a comparison goes on by itself: give its output_dir again, not resume")
+    folder = Path(config.output_dir or new_run_folder(Path.cwd() / "outputs", "compare-"))
+    try:
+        run_comparison(overrides, folder)
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    import json
+
+    (folder / "comparison.json").write_text(json.dumps(comparison_results(folder), indent=1))
+    print(f"\nThe comparison's folder: {folder}")
 
 
-def new_run_folder(parent: Path) -> Path:
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "compare": compare}
+
+
+def new_run_folder(parent: Path, prefix: str = "") -> Path:
     """Reserve a folder for a run, named by date and time.
 
     Parameters
     ----------
     parent : Path
         Made when missing.
+    prefix : str
+        What the name starts with.
 
     Returns
     -------
@@ -89,7 +117,7 @@ def new_run_folder(parent: Path) -> Path:
         A new, empty folder: two runs that start together get two.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    started = prefix + datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         folder = parent / (started + suffix)
         try:

@@ -32,6 +32,7 @@ ORDER = (
     "client_app",
     "server_app",
     "simulation",
+    "compare",
     "report",
     "cli",
 )

@@ -21,9 +21,16 @@ from plurallm.config.learning import (
     SentenceTransformerEmbedding,
     TrainingConfig,
 )
-from plurallm.config.types import Config, EvaluationConfig, TrackingConfig, WandbTracking
+from plurallm.config.types import (
+    CompareConfig,
+    Config,
+    EvaluationConfig,
+    TrackingConfig,
+    WandbTracking,
+)
 
 __all__ = [
+    "CompareConfig",
     "Config",
     "ConfigError",
     "DataConfig",

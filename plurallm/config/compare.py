@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from plurallm.config.types import Config
 
-FREE_ON_RESUME = ("resume", "output_dir", "cache_dir", "tracking")
+FREE_ON_RESUME = ("resume", "output_dir", "cache_dir", "tracking", "compare")
 """Keys that a resumed run may change: they touch no number of it."""
 
 
@@ -48,7 +48,7 @@ def config_dict(config: Config) -> dict[str, Any]:
 def config_digest(config: Config) -> str:
     """Fingerprint of all that must be the same on the server and on every node."""
     tree = config_dict(config)
-    for key in ("output_dir", "cache_dir", "resume", "tracking", "device", "threads"):
+    for key in (*FREE_ON_RESUME, "device", "threads"):
         del tree[key]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 

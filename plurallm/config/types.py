@@ -59,6 +59,23 @@ class WandbTracking(TrackingConfig):
 
 
 @dataclass
+class CompareConfig:
+    """What ``plurallm compare`` compares (``conf/compare``)."""
+
+    arms: list[str]
+    seeds: list[int]
+    jobs: int | None
+
+    def __post_init__(self) -> None:
+        for key in ("arms", "seeds"):
+            values = getattr(self, key)
+            require(bool(values), f"compare.{key}", values, "a list that is not empty")
+            require(len(set(values)) == len(values), f"compare.{key}", values, "without repetition")
+        require(min(self.seeds) >= 0, "compare.seeds", self.seeds, ">= 0")
+        require(self.jobs is None or self.jobs >= 1, "compare.jobs", self.jobs, ">= 1 or null")
+
+
+@dataclass
 class Config:
     """A whole run's configuration."""
 
@@ -70,6 +87,7 @@ class Config:
     strategy: StrategyConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
+    compare: CompareConfig
     seed: int
     device: str
     threads: int | None

@@ -2,6 +2,7 @@
 
 from plurallm.training.local import LocalUpdate, learning_rate, train_group
 from plurallm.training.losses import LOSSES, episode_loss
+from plurallm.training.pooled import train_pooled
 from plurallm.training.together import train_groups_together
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "learning_rate",
     "train_group",
     "train_groups_together",
+    "train_pooled",
 ]

@@ -1,0 +1,122 @@
+"""One arm with one seed, from nothing or from where it stopped, in a process of its own."""
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from plurallm.baselines import baseline_predictors
+from plurallm.compare.arms import Arm
+from plurallm.compare.central import Local, Pooled, run_central, run_facts, score
+from plurallm.compare.pairs import write_pairs
+from plurallm.compare.survey import LocalSurvey, local_survey
+from plurallm.config import hydra_quote
+from plurallm.evaluation import Predictor, model_predictor
+from plurallm.simulation import run_in_process
+from plurallm.tracking import RunFolder
+
+_DONE = "pairs.npz"
+"""The last file that a job writes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm with one seed.
+
+    Attributes
+    ----------
+    arm : Arm
+        What to do.
+    seed : int
+        The run's seed: splits, initial weights and draws.
+    overrides : tuple of str
+        Of the comparison, paths absolute.
+    folder : Path
+        Where its files go.
+    """
+
+    arm: Arm
+    seed: int
+    overrides: tuple[str, ...]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return (self.folder / _DONE).exists()
+
+    @property
+    def run_overrides(self) -> tuple[str, ...]:
+        """Overrides of the arm's run; the arm's own come last and win."""
+        return (*self.overrides, f"seed={self.seed}", *self.arm.overrides)
+
+
+def run_job(job: Job) -> None:
+    """Do a job, in a worker process; what it logs goes into ``log.txt``.
+
+    Raises
+    ------
+    Exception
+        Whatever the arm raises, for the comparison to report.
+    """
+    _clear_unless_resumable(job)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
+        sys.stderr = log  # no progress bar: the comparison shows one for all
+        logging.basicConfig(stream=log, format="%(message)s", level=logging.INFO, force=True)
+        overrides = [*job.run_overrides, f"output_dir={hydra_quote(str(job.folder))}"]
+        if job.arm.kind == "federated":
+            if not (job.folder / "summary.json").exists():
+                resume = (job.folder / "metrics.jsonl").exists()
+                if resume:
+                    overrides.append(f"resume={hydra_quote(str(job.folder))}")
+                run_in_process(overrides)
+            local = local_survey(job.run_overrides)
+            predictors = _of_saved_model(job.folder, local)
+        else:
+            local = local_survey(job.run_overrides)
+            predictors = _predictors_here(job, local, overrides)
+        write_pairs(job.folder / _DONE, predictors, local)
+
+
+def use_one_thread() -> None:
+    """Prepare a worker process: several share the cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def _clear_unless_resumable(job: Job) -> None:
+    """Only a federated run leaves a state to go on from; any other starts again."""
+    finished = (job.folder / "summary.json").exists()
+    checkpoints = list((job.folder / "checkpoint").glob("round-*"))
+    if job.arm.kind == "federated" and (finished or checkpoints):
+        return
+    if job.folder.exists():
+        shutil.rmtree(job.folder)
+
+
+def _predictors_here(
+    job: Job, local: LocalSurvey, overrides: Sequence[str]
+) -> dict[str, Predictor]:
+    if job.arm.kind == "baseline":
+        predictors = baseline_predictors(local.tasks, local.roles, local.table_RD)[job.arm.name]
+        folder = RunFolder(job.folder)
+        folder.save_config(local.config, list(overrides))
+        folder.finish(score(predictors, local) | run_facts(local))
+        return predictors
+    learner = Local(local) if job.arm.kind == "local" else Pooled(local)
+    run_central(learner, local, list(overrides), job.folder)
+    return learner.predictors()
+
+
+def _of_saved_model(folder: Path, local: LocalSurvey) -> dict[str, Predictor]:
+    model = local.new_model()
+    model.load_state_dict(load_file(folder / "model" / "model.safetensors"))
+    predict = model_predictor(model, local.table_RD)
+    return dict.fromkeys(local.roles.groups, predict)

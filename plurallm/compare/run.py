@@ -1,0 +1,226 @@
+"""A comparison: every arm with every seed, finished ones not again, several at a time."""
+
+import json
+import logging
+import multiprocessing
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from plurallm.compare.arms import read_arm
+from plurallm.compare.jobs import Job, run_job, use_one_thread
+from plurallm.config import (
+    Config,
+    ConfigError,
+    WandbTracking,
+    changed_on_resume,
+    config_dict,
+    hydra_quote,
+    load_config,
+)
+from plurallm.device import choose_device
+from plurallm.tasks import assign_roles, cache_directory, count_seen, load_survey, survey_table
+
+logger = logging.getLogger("plurallm")
+
+_POLL_SECONDS = 0.5
+
+
+def run_comparison(overrides: Sequence[str], folder: Path) -> None:
+    """Run what is missing of a comparison.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides, paths absolute.
+    folder : Path
+        The comparison's folder: ``compare.yaml``, and a run's folder for each arm and seed.
+
+    Raises
+    ------
+    ConfigError
+        For an arm that cannot be read, or a folder that holds another comparison.
+    RuntimeError
+        When an arm failed, after all others have run.
+    """
+    config = load_config(overrides, None)
+    kept = [text for text in overrides if text.partition("=")[0] != "output_dir"]
+    jobs = _jobs(kept, config, folder)
+    _check_folder(config, folder)
+    for job in jobs:
+        if job.seed == config.compare.seeds[0]:
+            _check_arm(job)
+    cache_directory(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.yaml").write_text(
+        yaml.safe_dump(config_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    command = shlex.join(["plurallm", "compare", *overrides])
+    (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
+    due = [job for job in jobs if not job.done]
+    if len(due) < len(jobs):
+        logger.info("%d of %d arms and seeds are done already", len(jobs) - len(due), len(jobs))
+    _run_all(due, config)
+
+
+def read_jobs(folder: Path) -> tuple[Config, list[Job]]:
+    """What a comparison's folder was made from.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a comparison.
+
+    Returns
+    -------
+    config, jobs
+        The comparison's configuration and all its jobs, done or not.
+    """
+    words = shlex.split((folder / "command.txt").read_text(encoding="utf-8"))[2:]
+    config = load_config(words, None)
+    kept = [text for text in words if text.partition("=")[0] != "output_dir"]
+    return config, _jobs(kept, config, folder)
+
+
+def _jobs(overrides: list[str], config: Config, folder: Path) -> list[Job]:
+    if isinstance(config.tracking, WandbTracking) and config.tracking.group is None:
+        overrides = [*overrides, f"tracking.group={hydra_quote(folder.name)}"]
+    if config.threads is None and _at_a_time(config) > 1:
+        overrides = [*overrides, "threads=1"]
+    arms = [read_arm(name, config) for name in config.compare.arms]
+    # A seed after the other, so that an interrupted comparison has whole seeds.
+    return [
+        Job(arm, seed, tuple(overrides), folder / arm.folder / f"seed-{seed}")
+        for seed in config.compare.seeds
+        for arm in arms
+    ]
+
+
+def _at_a_time(config: Config) -> int:
+    """How many jobs run at a time."""
+    if config.compare.jobs is not None:
+        return config.compare.jobs
+    if choose_device(config.device).type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // (config.threads or 1))
+
+
+def _check_folder(config: Config, folder: Path) -> None:
+    saved = folder / "compare.yaml"
+    if not saved.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"output_dir={folder} holds something else: choose another folder")
+        return
+    changed = changed_on_resume(config, saved)
+    if changed:
+        raise ConfigError(
+            f"output_dir={folder} holds a comparison with another configuration: {changed[0]}; "
+            "only compare.arms, compare.seeds and compare.jobs may change"
+        )
+
+
+def _check_arm(job: Job) -> None:
+    """Refuse what cannot work before anything starts, and embed the texts once for all."""
+    try:
+        config = load_config(job.run_overrides, None)
+    except ConfigError as error:
+        raise ConfigError(f"arm {job.arm.name!r}: {error}") from error
+    survey = load_survey(config.data)
+    assign_roles(count_seen(survey, config), config)
+    survey_table(survey, config)
+
+
+def _run_all(jobs: Sequence[Job], config: Config) -> None:
+    failed: dict[str, BaseException] = {}
+    executor = ProcessPoolExecutor(
+        _at_a_time(config), multiprocessing.get_context("spawn"), initializer=use_one_thread
+    )
+    pending: dict[Future[None], Job] = {executor.submit(run_job, job): job for job in jobs}
+    progress = _Progress(len(jobs))
+    try:
+        while pending:
+            done, _ = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                job = pending.pop(future)
+                name = f"{job.arm.name}, seed {job.seed}"
+                error = future.exception()
+                if error is not None:
+                    failed[name] = error
+                progress.end(name, error)
+            progress.show({future: job for future, job in pending.items() if future.running()})
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        progress.close()
+        executor.shutdown(cancel_futures=True)
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise RuntimeError(
+            f"{len(failed)} of {len(jobs)} arms and seeds failed; the first: {name}: {error}; "
+            "the same command runs the failed ones again"
+        )
+
+
+class _Progress:
+    """A bar for all jobs and one for each that runs; off a terminal, a line for each that ended."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._ended = 0
+        self._rows: dict[str, TaskID] = {}
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._bar.start()
+        self._all = self._bar.add_task("arms and seeds", total=jobs)
+
+    def end(self, name: str, error: BaseException | None) -> None:
+        """A job ended."""
+        self._ended += 1
+        self._bar.advance(self._all)
+        if name in self._rows:
+            self._bar.remove_task(self._rows.pop(name))
+        outcome = "done" if error is None else f"failed: {error}"
+        logger.info("%s: %s (%d of %d)", name, outcome, self._ended, self._jobs)
+
+    def show(self, running: dict[Future[None], Job]) -> None:
+        """Show how far the running jobs are: the rounds that they have written down."""
+        if self._bar.disable:
+            return
+        for job in running.values():
+            metrics = job.folder / "metrics.jsonl"
+            if not metrics.exists():
+                continue
+            name = f"{job.arm.name}, seed {job.seed}"
+            last = metrics.read_bytes().splitlines()[-1:]
+            if name not in self._rows:
+                rounds = load_config(job.run_overrides, None).federation.rounds
+                self._rows[name] = self._bar.add_task(name, total=rounds)
+            if last and last[0].endswith(b"}"):
+                self._bar.update(self._rows[name], completed=json.loads(last[0])["round"])
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.stop()

@@ -1,0 +1,83 @@
+"""The one local survey that a comparison works on, laid out once a process.
+
+Dimension letters: ``R`` rows of the table, ``D`` embedding width.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from plurallm.config import Config, load_config
+from plurallm.device import choose_device
+from plurallm.model import PreferenceTransformer
+from plurallm.survey import Survey
+from plurallm.tasks import (
+    GroupTask,
+    Roles,
+    assign_roles,
+    count_seen,
+    group_tasks,
+    load_survey,
+    survey_table,
+)
+
+
+@dataclass(frozen=True)
+class LocalSurvey:
+    """All groups' answers in one place.
+
+    Attributes
+    ----------
+    config : Config
+        The arm's configuration.
+    survey : Survey
+        Questions and answers.
+    roles : Roles
+        Which groups train and which are held out.
+    tasks : dict of str to GroupTask
+        Every group that takes part.
+    table_RD : Tensor of shape (R, D)
+        Embeddings, on the device.
+    """
+
+    config: Config
+    survey: Survey
+    roles: Roles
+    tasks: dict[str, GroupTask]
+    table_RD: Tensor
+
+    @property
+    def train_tasks(self) -> list[GroupTask]:
+        """The training groups, in the order of the roles."""
+        return [self.tasks[name] for name in self.roles.train]
+
+    def new_model(self) -> PreferenceTransformer:
+        """Make the network with its seeded initial weights."""
+        model = PreferenceTransformer(self.table_RD.shape[1], self.config.model, self.config.seed)
+        return model.to(self.table_RD.device, getattr(torch, self.config.precision))
+
+
+@lru_cache(maxsize=1)
+def local_survey(overrides: tuple[str, ...]) -> LocalSurvey:
+    """Read the survey, split and embed it; the last one stays in memory.
+
+    Parameters
+    ----------
+    overrides : tuple of str
+        Hydra overrides, paths absolute.
+
+    Returns
+    -------
+    LocalSurvey
+        On the configured device.
+    """
+    config = load_config(overrides, None)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    survey = load_survey(config.data)
+    roles = assign_roles(count_seen(survey, config), config)
+    tasks = group_tasks(survey, roles.groups, config)
+    table_RD = survey_table(survey, config).to(choose_device(config.device))
+    return LocalSurvey(config, survey, roles, tasks, table_RD)
