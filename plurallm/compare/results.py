@@ -39,9 +39,11 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     dict
         ``arms``: by arm ``kind``, ``seeds``, ``cells`` (by cell and metric ``mean``, ``std`` over
         seeds and ``values``; also ``cov_question`` and ``fi_question``, fairness over groups by
-        question, averaged over questions), ``groups`` (by group and column) and ``curves`` (by
+        question, averaged over questions), ``groups`` (rows of ``group``, ``role``
+        and, by column, alignment) and ``curves`` (by
         seed). ``convergence``, ``verdicts``, ``examples``, ``unanswered`` and the facts: command,
-        configuration, roles, what was dropped, versions.
+        configuration, roles, what was dropped, versions. Where these depend on the seed they are
+        of the first one.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     by_arm: dict[str, list[Job]] = {}
     for job in done:
         by_arm.setdefault(job.arm.name, []).append(job)
-    arms = {name: _arm(own, local) for name, own in by_arm.items()}
+    arms = {name: _arm(own) for name, own in by_arm.items()}
     return {
         "name": folder.name,
         "command": (folder / "command.txt").read_text(encoding="utf-8").strip(),
@@ -170,8 +172,8 @@ def question_fairness(pairs: Pairs, groups: Iterable[str], seen: bool) -> dict[s
     return {"cov_question": float(cov_Q.mean()), "fi_question": float((1 / (1 + cov_Q**2)).mean())}
 
 
-def _arm(jobs: Sequence[Job], local: LocalSurvey) -> dict[str, Any]:
-    summaries = {str(job.seed): _summary(job, local) for job in jobs}
+def _arm(jobs: Sequence[Job]) -> dict[str, Any]:
+    summaries = {str(job.seed): _summary(job) for job in jobs}
     cells: dict[str, Any] = {}
     for cell in next(iter(summaries.values()))["cells"]:
         of_seed = {seed: summary["cells"].get(cell) for seed, summary in summaries.items()}
@@ -201,11 +203,11 @@ def _arm(jobs: Sequence[Job], local: LocalSurvey) -> dict[str, Any]:
 _KEPT = (*METRICS, "cov_question", "fi_question")
 
 
-def _summary(job: Job, local: LocalSurvey) -> dict[str, Any]:
+def _summary(job: Job) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((job.folder / "summary.json").read_text(encoding="utf-8"))
     pairs = read_pairs(job.folder / "pairs.npz")
     for role, row in ROLES.items():
-        groups = [name for name, own in local.roles.by_group.items() if own == role]
+        groups = [name for name, scores in summary["groups"].items() if scores["role"] == role]
         for column in ("seen", "unseen"):
             cell = summary["cells"].get(f"{row}.{column}_questions")
             if cell is not None:
@@ -213,19 +215,20 @@ def _summary(job: Job, local: LocalSurvey) -> dict[str, Any]:
     return summary
 
 
-def _groups(summaries: Mapping[str, Any]) -> dict[str, Any]:
-    groups: dict[str, Any] = {}
+def _groups(summaries: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Scores by group and role: a drawn role can differ from seed to seed."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for seed, summary in summaries.items():
-        for name, scores in summary["groups"].items():
-            entry = groups.setdefault(name, {"role": scores["role"]})
+        for group, scores in summary["groups"].items():
+            row = rows.setdefault((group, scores["role"]), {})
             for column in ("seen_questions", "unseen_questions"):
                 if column in scores:
-                    entry.setdefault(column, {})[seed] = scores[column]["alignment"]
-    for entry in groups.values():
-        for column in ("seen_questions", "unseen_questions"):
-            if column in entry:
-                entry[column] = over_seeds(entry[column])
-    return groups
+                    row.setdefault(column, {})[seed] = scores[column]["alignment"]
+    return [
+        {"group": group, "role": role}
+        | {column: over_seeds(values) for column, values in row.items()}
+        for (group, role), row in rows.items()
+    ]
 
 
 def _curve(job: Job) -> list[dict[str, Any]]:
