@@ -18,7 +18,8 @@ from plurallm.config import absolute_overrides, config_directory, hydra_quote, l
 USAGE = """usage: plurallm VERB [overrides]
 
 verbs:
-  train    train a federation in this process, without Ray, and print its result
+  train              train a federation in this process, without Ray, and print its result
+  check-data FILE    say what is in a survey file, data=custom unless data=... is given
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
 `plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
@@ -35,6 +36,8 @@ def main() -> None:
         print(f"plurallm: unknown verb {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         sys.exit(2)
     verb = VERBS[arguments[0]]
+    if arguments[0] in PATH_VERBS:
+        arguments[1:] = _name_path(arguments[0], arguments[1:])
     flags = [argument for argument in arguments[1:] if argument.startswith("-")]
     if not flags:
         _report_errors(verb, arguments[1:])
@@ -72,7 +75,19 @@ def train(overrides: Sequence[str]) -> None:
     print(f"\nThe run's folder: {folder}")
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train}
+def check_data(overrides: Sequence[str]) -> None:
+    """Say what is in a survey file."""
+    from plurallm.inspection import print_inspection
+    from plurallm.report import wide_console
+
+    print_inspection(load_config(overrides, None), wide_console())
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "check-data": check_data}
+
+PATH_VERBS = {"check-data": ("data.path", "data=custom")}
+"""Verbs whose first argument is a path: the key that it is the value of, and a choice that goes
+without saying."""
 
 
 def new_run_folder(parent: Path) -> Path:
@@ -98,6 +113,16 @@ def new_run_folder(parent: Path) -> Path:
             continue
         return folder.resolve()
     raise FileExistsError(f"{parent} already holds a thousand runs of this second")
+
+
+def _name_path(verb: str, arguments: list[str]) -> list[str]:
+    """Turn a leading path into an override, and add the choice that goes without saying."""
+    key, choice = PATH_VERBS[verb]
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+        arguments = [f"{key}={hydra_quote(arguments[0])}", *arguments[1:]]
+    group = choice.partition("=")[0] + "="
+    said = any(argument.startswith(group) for argument in arguments)
+    return arguments if said else [choice, *arguments]
 
 
 def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[str]) -> None:

@@ -32,14 +32,17 @@ def print_result(run_folder: Path) -> None:
         With ``summary.json``.
     """
     summary = json.loads((run_folder / "summary.json").read_text(encoding="utf-8"))
-    console = Console()
-    # Off a terminal rich would wrap at 80 columns.
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = wide_console()
     console.print(group_table(summary))
     console.print(cell_table(summary))
     for line in notes(summary):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def wide_console() -> Console:
+    """Make a console: off a terminal rich would wrap at 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def group_table(summary: Mapping[str, Any]) -> Table:
