@@ -24,8 +24,13 @@ from plurallm.config import (
 USAGE = """usage: plurallm VERB [overrides]
 
 verbs:
+<<<<<<< HEAD
   train    train a federation in this process, without Ray, and print its result
   compare  compare federated, central and local training and baselines over several seeds
+=======
+  train              train a federation in this process, without Ray, and print its result
+  check-data FILE    say what is in a survey file, data=custom unless data=... is given
+>>>>>>> 649b8f6a7c12170f5ad1938937427671443557b1
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
 `plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
@@ -42,6 +47,8 @@ def main() -> None:
         print(f"plurallm: unknown verb {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         sys.exit(2)
     verb = VERBS[arguments[0]]
+    if arguments[0] in PATH_VERBS:
+        arguments[1:] = _name_path(arguments[0], arguments[1:])
     flags = [argument for argument in arguments[1:] if argument.startswith("-")]
     if not flags:
         _report_errors(verb, arguments[1:])
@@ -79,6 +86,7 @@ def train(overrides: Sequence[str]) -> None:
     print(f"\nThe run's folder: {folder}")
 
 
+<<<<<<< HEAD
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
     from plurallm.compare import comparison_results, run_comparison
@@ -96,6 +104,21 @@ def compare(overrides: Sequence[str]) -> None:
 
     (folder / "comparison.json").write_text(json.dumps(comparison_results(folder), indent=1))
     print(f"\nThe comparison's folder: {folder}")
+=======
+def check_data(overrides: Sequence[str]) -> None:
+    """Say what is in a survey file."""
+    from plurallm.inspection import print_inspection
+    from plurallm.report import wide_console
+
+    print_inspection(load_config(overrides, None), wide_console())
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "check-data": check_data}
+
+PATH_VERBS = {"check-data": ("data.path", "data=custom")}
+"""Verbs whose first argument is a path: the key that it is the value of, and a choice that goes
+without saying."""
+>>>>>>> 649b8f6a7c12170f5ad1938937427671443557b1
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "compare": compare}
@@ -126,6 +149,16 @@ def new_run_folder(parent: Path, prefix: str = "") -> Path:
             continue
         return folder.resolve()
     raise FileExistsError(f"{parent} already holds a thousand runs of this second")
+
+
+def _name_path(verb: str, arguments: list[str]) -> list[str]:
+    """Turn a leading path into an override, and add the choice that goes without saying."""
+    key, choice = PATH_VERBS[verb]
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+        arguments = [f"{key}={hydra_quote(arguments[0])}", *arguments[1:]]
+    group = choice.partition("=")[0] + "="
+    said = any(argument.startswith(group) for argument in arguments)
+    return arguments if said else [choice, *arguments]
 
 
 def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[str]) -> None:

@@ -52,6 +52,38 @@ def jensen_shannon_distance(p_O: Tensor, q_O: Tensor) -> Tensor:
     return (jensen_shannon_divergence(p_O, q_O).sqrt() / SQRT_LN2).clamp(max=1)
 
 
+def wasserstein_distance(p_O: Tensor, q_O: Tensor, position_O: Tensor) -> Tensor:
+    """Wasserstein distance of order 1 between answers on a scale from 0 to 1.
+
+    The area between the two cumulative distributions. On ordinal values scaled to that range it is
+    what OpinionQA (arXiv 2303.17548) and GPO (arXiv 2310.11523) report: the distance over the
+    ordinal values, divided by their range, which is the largest distance there can be.
+
+    Parameters
+    ----------
+    p_O, q_O : Tensor of shape (..., O)
+        Probabilities.
+    position_O : Tensor of shape (..., O)
+        Where each option stands, in [0, 1]; in any order, and several may stand at one place.
+        Where no option exists, any number.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        In [0, 1]; 0 when equal, 1 when all of one stand at 0 and all of the other at 1.
+
+    Examples
+    --------
+    >>> never, always = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    >>> wasserstein_distance(never, always, torch.tensor([0.0, 1.0, 0.5]))
+    tensor(1.)
+    """
+    position_O, order_O = position_O.sort(-1)
+    excess_O = (p_O - q_O).gather(-1, order_O).cumsum(-1)
+    area: Tensor = (excess_O[..., :-1].abs() * position_O.diff(dim=-1)).sum(-1)
+    return area.clamp(max=1)
+
+
 def cross_entropy(share_O: Tensor, log_prediction_O: Tensor, mask_O: Tensor) -> Tensor:
     """Cross-entropy of a predicted to a true distribution, in nats.
 

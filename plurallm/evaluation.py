@@ -1,8 +1,9 @@
 """How well a group's answers are predicted: scores of groups, fairness over them, the four cells.
 
-The alignment score of a group is the mean over its questions of 1 - Jensen-Shannon distance. In
-base 2, the default here, it lies in [0, 1]; in base e, as PluralLLM and GPO report it, in
-[1 - sqrt(ln 2), 1] = [0.167, 1].
+The alignment score of a group is the mean over its questions of 1 - distance. Which one,
+``data.distance`` says. With the Jensen-Shannon distance in base 2, the default, it lies in [0, 1];
+in base e, as PluralLLM and GPO report it, in [1 - sqrt(ln 2), 1] = [0.167, 1]. With the Wasserstein
+distance on ordinal values, divided by their range, it lies in [0, 1] and has no base.
 
 Dimension letters: ``R`` rows of the table, ``D`` embedding width, ``W`` model width, ``Q``
 questions, ``O`` options, ``K`` contexts drawn, ``G`` groups.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from plurallm.config import Config
-from plurallm.divergence import SQRT_LN2, jensen_shannon_distance
+from plurallm.divergence import SQRT_LN2, jensen_shannon_distance, wasserstein_distance
 from plurallm.model import PreferenceTransformer, gather_questions, predict_episode
 from plurallm.preferences import Preferences, make_episode, split_context
 from plurallm.randomness import generator
@@ -37,8 +38,8 @@ class GroupScore:
     Attributes
     ----------
     seen_distance : tuple of float, length K
-        Mean base 2 Jensen-Shannon distance over the seen questions that are not context, for each
-        context drawn; in [0, 1].
+        Mean distance (Jensen-Shannon in base 2, or Wasserstein) over the seen questions that are
+        not context, for each context drawn; in [0, 1].
     unseen_distance : tuple of float, length K
         The same over the unseen questions; empty when the group has none.
     seen_questions, unseen_questions : int
@@ -64,7 +65,7 @@ class ScoredDraw:
     share_QO : Tensor of shape (Q, O), float64
         Predicted shares.
     distance_Q : Tensor of shape (Q,), float64
-        Base 2 Jensen-Shannon distance of each, in [0, 1].
+        Distance of each, Jensen-Shannon in base 2 or Wasserstein, in [0, 1].
     """
 
     target: Preferences
@@ -101,7 +102,7 @@ def predict_draws(task: GroupTask, predict: Predictor, config: Config) -> Iterat
         context, rest = split_context(task.seen, config.evaluation.context_questions, draws)
         target = rest.join(task.unseen)
         share_QO = predict(context, target.without_shares()).double().cpu()
-        distance_Q = jensen_shannon_distance(target.share_QO.double(), share_QO)
+        distance_Q = _distance(target, share_QO, config.data.distance)
         if not torch.isfinite(distance_Q).all():
             raise ValueError(f"group {task.name!r}: the prediction is not a number")
         yield ScoredDraw(target, len(rest), share_QO, distance_Q)
@@ -211,7 +212,7 @@ def fairness(scores_G: Sequence[float]) -> dict[str, float]:
 
 
 def summarize(
-    scores: Mapping[str, GroupScore], roles: Mapping[str, str]
+    scores: Mapping[str, GroupScore], roles: Mapping[str, str], distance: str
 ) -> dict[str, dict[str, Any]]:
     """Bring the groups' scores into the four cells and a table of groups.
 
@@ -221,6 +222,8 @@ def summarize(
         By group.
     roles : mapping of str to str
         ``"train"`` or ``"held_out"`` by group.
+    distance : str
+        ``data.distance``: what the scores are made of.
 
     Returns
     -------
@@ -229,7 +232,8 @@ def summarize(
         over groups, base 2), ``alignment_e``, ``micro`` and ``micro_e`` (mean over all
         group-question pairs), ``worst``, ``gap``, ``cov``, ``fi``, ``groups``, ``questions`` and,
         with several contexts, ``spread`` (standard deviation of ``alignment`` over them). A cell
-        without questions is left out. ``groups``: role and scores by group.
+        without questions is left out. ``groups``: role and scores by group. Only the
+        Jensen-Shannon distance has the scores in base e.
     """
     cells: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {name: {"role": roles[name]} for name in sorted(scores)}
@@ -242,25 +246,23 @@ def summarize(
                 if (count := getattr(scores[name], f"{column}_questions"))
             }
             if scored:
-                cells[f"{row}.{column}_questions"] = _cell(scored)
+                cells[f"{row}.{column}_questions"] = _cell(scored, distance)
             for name, (distance_K, count) in scored.items():
                 groups[name][f"{column}_questions"] = {
-                    **_alignment(float(np.mean(distance_K))),
+                    **_alignment("alignment", float(np.mean(distance_K)), distance),
                     "questions": count,
                 }
     return {"cells": cells, "groups": groups}
 
 
-def _cell(scored: Mapping[str, tuple[Sequence[float], int]]) -> dict[str, Any]:
+def _cell(scored: Mapping[str, tuple[Sequence[float], int]], distance: str) -> dict[str, Any]:
     distance_GK = np.array([distance_K for distance_K, _ in scored.values()])
     count_G = np.array([count for _, count in scored.values()])
     distance_G = distance_GK.mean(1)
-    micro = _alignment(float(np.average(distance_G, weights=count_G)))
     cell = {
-        **_alignment(float(distance_G.mean())),
+        **_alignment("alignment", float(distance_G.mean()), distance),
         **fairness(1 - distance_G),
-        "micro": micro["alignment"],
-        "micro_e": micro["alignment_e"],
+        **_alignment("micro", float(np.average(distance_G, weights=count_G)), distance),
         "groups": len(scored),
         "questions": int(count_G.sum()),
     }
@@ -269,5 +271,15 @@ def _cell(scored: Mapping[str, tuple[Sequence[float], int]]) -> dict[str, Any]:
     return cell
 
 
-def _alignment(distance: float) -> dict[str, float]:
-    return {"alignment": 1 - distance, "alignment_e": 1 - distance * SQRT_LN2}
+def _alignment(name: str, value: float, distance: str) -> dict[str, float]:
+    """Scores of a mean distance: in base 2 and base e where the distance has a base."""
+    scores = {name: 1 - value}
+    if distance == "jensen_shannon":
+        scores[f"{name}_e"] = 1 - value * SQRT_LN2
+    return scores
+
+
+def _distance(target: Preferences, share_QO: Tensor, distance: str) -> Tensor:
+    if distance == "wasserstein":
+        return wasserstein_distance(target.share_QO.double(), share_QO, target.position_QO)
+    return jensen_shannon_distance(target.share_QO.double(), share_QO)

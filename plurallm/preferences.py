@@ -28,12 +28,16 @@ class Preferences:
         Share of the group that chose it; sums to 1 over the options, 0 where there is none.
     mask_QO : Tensor of shape (Q, O), bool
         Which options exist; a question's options come first.
+    position_QO : Tensor of shape (Q, O), float64
+        Place of each option on its question's scale, in [0, 1]; NaN for a question without one,
+        0 where there is no option.
     """
 
     question_Q: Tensor
     row_QO: Tensor
     share_QO: Tensor
     mask_QO: Tensor
+    position_QO: Tensor
 
     def __len__(self) -> int:
         return len(self.row_QO)

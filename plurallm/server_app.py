@@ -53,6 +53,8 @@ def main(grid: Grid, context: Context) -> None:
         folder.save_config(config, overrides)
         checkpoint = Checkpoint(0, _initial_arrays(nodes, config), {"totals": {}, "best": None})
     logger.info("the run's folder is %s", folder.path)
+    if roles.absent:
+        logger.info("data.groups also lists, but no node has: %s", ", ".join(roles.absent))
     logger.info("clients compute on %s", describe(node.device for node in nodes.values()))
     groups_of = {
         node_id: tuple(group for group in roles.groups if group in node.seen_questions)
@@ -125,7 +127,8 @@ class Recorder:
             "groups_refused": report.refused,
         }
         if report.scores:
-            metrics |= summarize(report.scores, self._roles.by_group)
+            distance = self._config.data.distance
+            metrics |= summarize(report.scores, self._roles.by_group, distance)
             metrics["groups_unscored"] = report.unscored
             if not report.unscored:  # means over other groups do not compare
                 self._keep_best(metrics, arrays)
@@ -180,8 +183,10 @@ class Recorder:
             "best": self._best,
             "rounds": self._config.federation.rounds,
             "seed": self._config.seed,
+            "distance": self._config.data.distance,
             "train_groups": list(self._roles.train),
             "held_out_groups": list(self._roles.held_out),
+            "groups_absent": list(self._roles.absent),
             "groups_dropped": {},
             "nodes": len(self._nodes),
             "devices": {
@@ -208,7 +213,7 @@ def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
     """What only a simulation can know, because it holds the whole survey."""
     survey = load_survey(config.data)
     # Nodes host the groups that take part: those with too few questions are known only here.
-    dropped = assign_roles(count_seen(survey, config), config).dropped
+    whole = assign_roles(count_seen(survey, config), config)
     tasks = group_tasks(survey, roles.groups, config)
     return {
         "survey": {
@@ -216,7 +221,8 @@ def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
             "questions": len(survey.questions),
             "rows_dropped": dict(survey.dropped),
         },
-        "groups_dropped": dict(dropped),
+        "groups_absent": list(whole.absent),
+        "groups_dropped": dict(whole.dropped),
         "baselines": score_baselines(tasks, roles, survey_table(survey, config), config),
     }
 

@@ -11,11 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plurallm.config import Config, ConfigError, DataConfig, FileData, SyntheticData
+from plurallm.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    FileData,
+    OpinionQAData,
+    SyntheticData,
+)
 from plurallm.embedding import distinct_pairs, embedding_table
 from plurallm.preferences import Preferences
 from plurallm.randomness import digest_fraction
-from plurallm.survey import Survey, read_survey
+from plurallm.survey import Survey, drop_questions, read_survey, with_ordinals
 from plurallm.synthetic import generate_survey
 
 logger = logging.getLogger("plurallm")
@@ -51,12 +58,15 @@ class Roles:
     held_out : tuple of str
         Groups that are only scored.
     dropped : mapping of str to int
-        Groups left out under ``data.groups=all``, with their number of seen questions.
+        Groups without a listed role that have too few questions, with their number of seen ones.
+    absent : tuple of str
+        Groups that ``data.groups`` lists and no survey has.
     """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
     dropped: Mapping[str, int]
+    absent: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -72,17 +82,25 @@ class Roles:
 def load_survey(config: DataConfig) -> Survey:
     """Read or generate the survey that the configuration names.
 
+    With the Wasserstein distance, questions without ordinal values that differ are left out.
+
     Raises
     ------
     SurveyError
         Naming file, row and reason.
+    ConfigError
+        When no question can be scored by the distance.
     """
     if isinstance(config, SyntheticData):
-        return generate_survey(
+        survey = generate_survey(
             config.num_groups, config.num_questions, config.respondents, config.survey_seed
         )
-    assert isinstance(config, FileData)
-    return read_survey(Path(config.path), config.source)
+    else:
+        assert isinstance(config, FileData)
+        survey = read_survey(Path(config.path), config.source)
+    if isinstance(config, OpinionQAData) and config.ordinals is not None:
+        survey = with_ordinals(survey, Path(config.ordinals))
+    return _ordered_questions(survey) if config.distance == "wasserstein" else survey
 
 
 def is_unseen(question_id: str, config: Config) -> bool:
@@ -112,10 +130,10 @@ def questions_needed(config: Config) -> int:
 def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
     """Decide which groups train, which are held out and which have too few questions.
 
-    Listed groups have the listed role. Under ``data.groups=all``, or when no training group is
-    listed, all others take part too: held-out ones are drawn by the seed until
-    ``data.held_out_fraction`` of all are held out. Labels that differ only in a trailing
-    "(...)" name the same population and share a role.
+    Listed groups have the listed role. Others take part too where ``data.groups`` is ``all`` or
+    lists them, or where it is null and no training group is listed: held-out ones are drawn by the
+    seed until ``data.held_out_fraction`` of all are held out. Labels that differ only in a trailing
+    "(...)", or that ``data.populations`` lists together, name the same population and share a role.
 
     Parameters
     ----------
@@ -139,8 +157,9 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
     listed |= dict.fromkeys(data.held_out_groups, "held_out")
     for name in listed:
         _check_listed(name, seen_questions, needed)
-    everyone = data.groups == "all" or not data.train_groups
-    others = sorted(set(seen_questions) - set(listed)) if everyone else []
+    everyone = data.groups == "all" or (data.groups is None and not data.train_groups)
+    chosen = set(seen_questions) if everyone else set(data.group_list)
+    others = sorted((chosen & set(seen_questions)) - set(listed))
     dropped = {name: seen_questions[name] for name in others if seen_questions[name] < needed}
     others = [name for name in others if name not in dropped]
     drawn = _draw_held_out(others, listed, config)
@@ -148,7 +167,13 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
         train=(*data.train_groups, *(name for name in others if name not in drawn)),
         held_out=(*data.held_out_groups, *(name for name in others if name in drawn)),
         dropped=dropped,
+        absent=tuple(name for name in data.group_list if name not in seen_questions),
     )
+    if not roles.groups and roles.absent:
+        raise ConfigError(
+            f"the survey has none of the groups that data.groups lists; it has "
+            f"{', '.join(sorted(seen_questions))}: list some of them, or take data.groups=all"
+        )
     if not roles.train:
         raise ConfigError(
             f"no training group is left: {len(dropped)} groups have fewer than the {needed} seen "
@@ -203,10 +228,13 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
     widest = max(len(question.options) for question in survey.questions)
     row_QO = torch.zeros(len(survey.questions), widest, dtype=torch.int64)
     mask_QO = torch.zeros(len(survey.questions), widest, dtype=torch.bool)
-    for position, question in enumerate(survey.questions):
+    position_QO = torch.zeros(len(survey.questions), widest, dtype=torch.float64)
+    for number, question in enumerate(survey.questions):
         options = [rows[question.text, option] for option in question.options]
-        row_QO[position, : len(options)] = torch.tensor(options)
-        mask_QO[position, : len(options)] = True
+        row_QO[number, : len(options)] = torch.tensor(options)
+        mask_QO[number, : len(options)] = True
+        scale = question.position or (math.nan,) * len(options)
+        position_QO[number, : len(options)] = torch.tensor(scale, dtype=torch.float64)
     unseen_Q = torch.tensor([is_unseen(question.id, config) for question in survey.questions])
     tasks = {}
     for group in groups:
@@ -214,7 +242,13 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
         question_Q = torch.from_numpy(answers.question_Q)
         share_QO = torch.zeros(len(question_Q), widest, dtype=getattr(torch, config.precision))
         share_QO[:, : answers.share_QO.shape[1]] = torch.from_numpy(answers.share_QO)
-        everything = Preferences(question_Q, row_QO[question_Q], share_QO, mask_QO[question_Q])
+        everything = Preferences(
+            question_Q,
+            row_QO[question_Q],
+            share_QO,
+            mask_QO[question_Q],
+            position_QO[question_Q],
+        )
         held_Q = unseen_Q[question_Q]
         tasks[group] = GroupTask(
             group,
@@ -245,6 +279,25 @@ def cache_directory(config: Config) -> Path:
     return directory
 
 
+def _ordered_questions(survey: Survey) -> Survey:
+    """Leave out what no Wasserstein distance can be computed on."""
+    reasons = {
+        number: "question without ordinal values"
+        if question.ordinal is None
+        else "question whose ordinal values are all equal"
+        for number, question in enumerate(survey.questions)
+        if question.position is None
+    }
+    if len(reasons) == len(survey.questions):
+        raise ConfigError(
+            f"data.distance=wasserstein takes questions with ordinal values, of which "
+            f"{survey.source} has none: give data.ordinals=FILE (data=opinionqa; OpinionQA's "
+            "info.csv has them) or the column 'ordinal' (data=custom), or take "
+            "data.distance=jensen_shannon"
+        )
+    return drop_questions(survey, reasons)
+
+
 def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> None:
     if name not in seen_questions:
         near = difflib.get_close_matches(name, seen_questions, n=3)
@@ -258,20 +311,23 @@ def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> 
         )
 
 
-def _population(group: str) -> str:
-    return group.partition(" (")[0]
+def _population(group: str, data: DataConfig) -> str:
+    """Whom a label names: its text before " (", or the first label of its list of populations."""
+    name = group.partition(" (")[0]
+    return next((names[0] for names in data.populations if {group, name} & set(names)), name)
 
 
 def _draw_held_out(others: Sequence[str], listed: Mapping[str, str], config: Config) -> set[str]:
     """Of the groups without a listed role, those that are held out."""
+    population = {name: _population(name, config.data) for name in (*others, *listed)}
     # A population listed in both roles counts as held out, which cannot leak.
-    pinned = {_population(name): role for name, role in listed.items()}
-    held = {name for name in others if pinned.get(_population(name)) == "held_out"}
-    free = {_population(name) for name in others} - set(pinned)
+    pinned = {population[name]: role for name, role in listed.items()}
+    held = {name for name in others if pinned.get(population[name]) == "held_out"}
+    free = {population[name] for name in others} - set(pinned)
     held_listed = sum(role == "held_out" for role in listed.values())
     wanted = math.floor(config.data.held_out_fraction * (len(others) + len(listed)) + 0.5)
-    for population in sorted(free, key=lambda name: digest_fraction("role", config.seed, name)):
+    for drawn in sorted(free, key=lambda name: digest_fraction("role", config.seed, name)):
         if held_listed + len(held) >= wanted:
             break
-        held |= {name for name in others if _population(name) == population}
+        held |= {name for name in others if population[name] == drawn}
     return held

@@ -3,6 +3,7 @@
 Dimension letters as in the modules they mirror.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -107,6 +108,19 @@ def jensen_shannon(p_O: np.ndarray, q_O: np.ndarray) -> float:
         total += 0.0 if p == 0 else p * math.log(p / middle)
         total += 0.0 if q == 0 else q * math.log(q / middle)
     return math.sqrt(max(total / 2, 0.0))
+
+
+def wasserstein(p_O: np.ndarray, q_O: np.ndarray, position_O: np.ndarray) -> float:
+    """Work of moving one heap of earth into the other, from the lowest place upwards."""
+    surplus = {float(place): 0.0 for place in position_O}
+    for p, q, place in zip(p_O, q_O, position_O, strict=True):
+        surplus[float(place)] += p - q
+    work, carried = 0.0, 0.0
+    places = sorted(surplus)
+    for here, there in itertools.pairwise(places):
+        carried += surplus[here]
+        work += abs(carried) * (there - here)
+    return work
 
 
 def weighted_mean(

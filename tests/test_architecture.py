@@ -22,6 +22,7 @@ ORDER = (
     "embedding",
     "preferences",
     "tasks",
+    "inspection",
     "model",
     "training",
     "evaluation",

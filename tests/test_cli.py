@@ -62,3 +62,21 @@ def test_help_names_verbs_and_configuration(tmp_path):
     unknown = plurallm(tmp_path, "trian")
     assert unknown.returncode == 2
     assert "unknown verb 'trian'" in unknown.stderr
+
+
+def test_check_data_takes_a_file_and_overrides(tmp_path):
+    rows = ["question_id,question,options,group,counts"]
+    rows += [f'q{n},Question {n}?,"[""Yes"", ""No""]",North,"[{n + 1}, 7]"' for n in range(30)]
+    (tmp_path / "my answers.csv").write_text("\n".join(rows))
+    done = plurallm(tmp_path, "check-data", "my answers.csv", "data.unseen_questions=0")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/my answers.csv" in done.stdout
+    assert "North" in done.stdout
+    done = plurallm(tmp_path, "check-data", "my answers.csv", "data=opinionqa")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"plurallm: {tmp_path}/my answers.csv: column" in done.stderr
+    assert "they are those of data=custom" in done.stderr
+    assert "Traceback" not in done.stderr
+    helped = plurallm(tmp_path, "check-data", "--help").stdout
+    assert "globalopinionqa" in helped
+    assert "source: custom" in helped

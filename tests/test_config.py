@@ -250,7 +250,8 @@ def test_a_value_of_the_wrong_type_on_the_command_line() -> None:
 
 # Key, what is refused, what is accepted at the very ends.
 RANGES: dict[str, tuple[list[Any], list[Any]]] = {
-    "data.groups": (["some", "Nigeria", "none"], [None, "all"]),
+    "data.groups": (["some", "Nigeria", "none", [1], 3], [None, "all", [], ["a", "b"]]),
+    "data.distance": (["cosine", ""], ["jensen_shannon", "wasserstein"]),
     "data.held_out_fraction": ([-0.1, 1.0, math.nan], [0.0, 0.999]),
     "data.unseen_questions": ([-0.1, 1.0, math.nan], [0.0, 0.999]),
     "embedding.width": ([0, 1, 3, -2], [2, 512]),
@@ -316,10 +317,24 @@ def test_a_value_out_of_range_on_the_command_line() -> None:
         load_config(["federation.fraction=1.5"], None)
 
 
-@pytest.mark.parametrize("key", ["data.train_groups", "data.held_out_groups"])
+@pytest.mark.parametrize("key", ["data.groups", "data.train_groups", "data.held_out_groups"])
 def test_a_group_listed_twice_is_named(widest: DictConfig, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{key} lists 'Egypt' twice$"):
         with_value(widest, key, ["Chad", "Egypt", "India", "Egypt"])
+
+
+def test_a_label_is_of_one_population() -> None:
+    config = load_config(["data.populations=[[North,'North (old)'],[South]]"], None)
+    assert config.data.populations == [["North", "North (old)"], ["South"]]
+    with pytest.raises(ConfigError, match=r"^data\.populations lists 'North' twice$"):
+        load_config(["data.populations=[[North,South],[North]]"], None)
+
+
+def test_all_replaces_a_list_of_groups_and_a_list_replaces_all() -> None:
+    opinions = ["data=opinionqa", "data.path=/a.csv"]
+    assert "Muslim" in load_config(opinions, None).data.groups
+    assert load_config([*opinions, "data.groups=all"], None).data.groups == "all"
+    assert load_config(["data.groups=[b,a]"], None).data.groups == ["b", "a"]
 
 
 def test_a_group_in_both_roles_is_named(widest: DictConfig) -> None:
@@ -369,7 +384,7 @@ def test_the_later_of_two_overrides_of_a_key_wins() -> None:
 # Paths
 
 
-@pytest.mark.parametrize("key", ["data.path", "output_dir", "cache_dir", "resume"])
+@pytest.mark.parametrize("key", ["data.path", "data.ordinals", "output_dir", "cache_dir", "resume"])
 @pytest.mark.parametrize("value", ["runs/a", "./a", "a.csv", "'it is here/a, b'"])
 def test_a_relative_path_needs_a_place_to_start_from(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{key}=.* is a relative path"):

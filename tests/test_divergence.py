@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import wasserstein
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
+from scipy.stats import wasserstein_distance as scipy_wasserstein
 from torch import Tensor
 
 from plurallm.divergence import (
@@ -20,6 +22,7 @@ from plurallm.divergence import (
     gaussian_nll,
     jensen_shannon_distance,
     jensen_shannon_divergence,
+    wasserstein_distance,
 )
 
 
@@ -268,3 +271,83 @@ def test_gradients_of_the_gaussian_nll_are_finite_at_padded_options() -> None:
         assert torch.isfinite(gradient).all()
         assert gradient[2] == 0
         assert (gradient[:2] != 0).all()
+
+
+# Wasserstein distance
+
+
+def random_ordinals(questions: int, options: int, seed: int) -> np.ndarray:
+    """Ordinal values in no order, of which some are equal."""
+    rng = np.random.default_rng(seed)
+    ordinal_QO = rng.integers(1, options + 1, (questions, options)) / 2
+    ordinal_QO[:, 0], ordinal_QO[:, -1] = options + 1, 0  # never all equal
+    return ordinal_QO
+
+
+def scaled(ordinal_QO: np.ndarray) -> Tensor:
+    least_Q1, most_Q1 = ordinal_QO.min(1, keepdims=True), ordinal_QO.max(1, keepdims=True)
+    return torch.from_numpy((ordinal_QO - least_Q1) / (most_Q1 - least_Q1))
+
+
+@pytest.mark.parametrize("options", [2, 3, 5, 18])
+def test_wasserstein_is_scipys_over_the_range_and_the_slow_forms(options: int) -> None:
+    p_QO, q_QO = random_shares(300, options, 1), random_shares(300, options, 2)
+    ordinal_QO = random_ordinals(300, options, 3)
+    position_QO = scaled(ordinal_QO)
+    distance_Q = wasserstein_distance(p_QO, q_QO, position_QO)
+    for row in range(300):
+        ordinal_O, p_O, q_O = ordinal_QO[row], p_QO[row].numpy(), q_QO[row].numpy()
+        # As OpinionQA and GPO compute it: over the largest distance there can be.
+        lowest_O, highest_O = np.zeros(options), np.zeros(options)
+        lowest_O[ordinal_O.argmin()] = highest_O[ordinal_O.argmax()] = 1
+        largest = scipy_wasserstein(ordinal_O, ordinal_O, lowest_O, highest_O)
+        expected = scipy_wasserstein(ordinal_O, ordinal_O, p_O, q_O) / largest
+        assert distance_Q[row].item() == pytest.approx(expected, abs=1e-12)
+        slow = wasserstein(p_O, q_O, position_QO[row].numpy())
+        assert distance_Q[row].item() == pytest.approx(slow, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "position", "distance"),
+    [
+        ((1, 0, 0), (0, 0, 1), (0, 0.5, 1), 1),
+        ((1, 0, 0), (0, 1, 0), (0, 0.5, 1), 0.5),
+        ((1, 0, 0), (0, 1, 0), (0, 1, 0.5), 1),  # the middle option is listed last
+        ((0.5, 0.5, 0, 0), (0, 0, 0.5, 0.5), (0, 1 / 3, 2 / 3, 1), 2 / 3),
+        ((0.5, 0, 0.5), (0, 1, 0), (0, 0.5, 1), 0.5),
+        ((1, 0, 0), (0, 1, 0), (0, 0, 1), 0),  # two options at one place
+        ((0.25, 0.25, 0.5), (0.25, 0.25, 0.5), (1, 0.25, 0), 0),
+    ],
+)
+def test_wasserstein_worked_by_hand(
+    p: tuple[float, ...], q: tuple[float, ...], position: tuple[float, ...], distance: float
+) -> None:
+    for left, right in ((p, q), (q, p)):
+        found = wasserstein_distance(shares(*left), shares(*right), shares(*position))
+        assert found.item() == pytest.approx(distance, abs=1e-15)
+
+
+def test_wasserstein_takes_any_shape_and_order_and_ignores_padding() -> None:
+    p_QO, q_QO = random_shares(6, 4, 5), random_shares(6, 4, 6)
+    position_QO = scaled(random_ordinals(6, 4, 7))
+    flat_Q = wasserstein_distance(p_QO, q_QO, position_QO)
+    assert torch.equal(wasserstein_distance(p_QO[0], q_QO[0], position_QO[0]), flat_Q[0])
+    shaped = (x_QO.view(2, 3, 4) for x_QO in (p_QO, q_QO, position_QO))
+    assert torch.equal(wasserstein_distance(*shaped), flat_Q.view(2, 3))
+    shuffled = (x_QO[:, [2, 0, 3, 1]] for x_QO in (p_QO, q_QO, position_QO))
+    torch.testing.assert_close(wasserstein_distance(*shuffled), flat_Q, rtol=0, atol=1e-12)
+    padded = (torch.nn.functional.pad(x_QO, (0, 5)) for x_QO in (p_QO, q_QO, position_QO))
+    torch.testing.assert_close(wasserstein_distance(*padded), flat_Q, rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 8))
+def test_wasserstein_is_a_symmetric_distance_between_0_and_1(seed: int, options: int) -> None:
+    p_O, q_O, r_O = random_shares(3, options, seed)
+    position_O = scaled(random_ordinals(1, options, seed))[0]
+    pq, qp, qr, pr = (
+        wasserstein_distance(*pair, position_O).item()
+        for pair in ((p_O, q_O), (q_O, p_O), (q_O, r_O), (p_O, r_O))
+    )
+    assert pq == pytest.approx(qp, abs=1e-12)
+    assert 0 <= pq <= 1
+    assert pr <= pq + qr + 1e-12

@@ -2,14 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from reference import PlainTransformer, evaluate_by_question
+from reference import PlainTransformer, evaluate_by_question, wasserstein
 from tiny import TINY
 
+from plurallm.baselines import uniform
 from plurallm.config import load_config
 from plurallm.divergence import SQRT_LN2
-from plurallm.evaluation import GroupScore, fairness, model_predictor, score_group, summarize
+from plurallm.evaluation import (
+    GroupScore,
+    fairness,
+    model_predictor,
+    predict_draws,
+    score_group,
+    summarize,
+)
 from plurallm.model import PreferenceTransformer
 from plurallm.preferences import split_context
 from plurallm.randomness import generator
@@ -82,6 +91,35 @@ def test_draws_give_one_score_each_and_the_first_is_that_of_one_draw(local):
     assert len(set(three.seen_distance)) == 3
 
 
+def test_the_wasserstein_distance_is_over_the_questions_own_ordinal_values(tmp_path):
+    config = load_config([*TINY, "data.distance=wasserstein", "data.num_questions=100"], None)
+    survey = load_survey(config.data)
+    name = next(iter(survey.answers))
+    task = group_tasks(survey, [name], config)[name]
+    (draw,) = predict_draws(task, uniform, config)
+    assert len(draw.distance_Q) == len(draw.target) > 20
+    for row, number in enumerate(draw.target.question_Q.tolist()):
+        ordinal = np.array(survey.questions[number].ordinal)
+        place_O = (ordinal - ordinal.min()) / (ordinal.max() - ordinal.min())
+        true_O = draw.target.share_QO[row, : len(place_O)].double().numpy()
+        even_O = np.full(len(place_O), 1 / len(place_O))
+        slow = wasserstein(true_O, even_O, place_O)
+        assert draw.distance_Q[row].item() == pytest.approx(slow, abs=1e-6)
+    score = score_group(task, uniform, config)
+    seen_Q = draw.distance_Q[: draw.seen_questions]
+    assert score.seen_distance == pytest.approx([seen_Q.mean().item()])
+
+
+def test_only_the_jensen_shannon_distance_has_a_base():
+    scores = {"a": GroupScore((0.25,), (0.5,), 3, 1), "b": GroupScore((0.75,), (), 1, 0)}
+    result = summarize(scores, {"a": "train", "b": "train"}, "wasserstein")
+    cell = result["cells"]["train_groups.seen_questions"]
+    assert cell["alignment"] == pytest.approx(0.5)
+    assert cell["micro"] == pytest.approx(1 - (0.25 * 3 + 0.75) / 4)
+    assert result["groups"]["a"]["unseen_questions"] == {"alignment": 0.5, "questions": 1}
+    assert "_e" not in "".join(key for key in cell)
+
+
 def test_fairness_by_hand():
     # Mean 0.7, population standard deviation 0.1.
     assert fairness([0.6, 0.8]) == pytest.approx(
@@ -96,7 +134,7 @@ def test_cells_by_hand():
         "a": GroupScore((0.1, 0.1), (), 30, 0),
         "c": GroupScore((0.2, 0.4), (0.6, 0.2), 5, 5),
     }
-    result = summarize(scores, {"a": "train", "b": "train", "c": "held_out"})
+    result = summarize(scores, {"a": "train", "b": "train", "c": "held_out"}, "jensen_shannon")
     cells, groups = result["cells"], result["groups"]
     seen = cells["train_groups.seen_questions"]
     assert seen["alignment"] == pytest.approx(0.8)
@@ -114,6 +152,6 @@ def test_cells_by_hand():
 
 
 def test_a_cell_without_groups_is_left_out():
-    result = summarize({"a": GroupScore((0.1,), (), 3, 0)}, {"a": "train"})
+    result = summarize({"a": GroupScore((0.1,), (), 3, 0)}, {"a": "train"}, "jensen_shannon")
     assert list(result["cells"]) == ["train_groups.seen_questions"]
     assert "spread" not in result["cells"]["train_groups.seen_questions"]

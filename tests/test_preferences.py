@@ -33,6 +33,7 @@ def answers(questions: int, seed: int = 0, widest: int = 6) -> Preferences:
         row_QO.masked_fill(~mask_QO, 0),
         share_QO / share_QO.sum(-1, keepdim=True),
         mask_QO,
+        torch.rand(questions, widest, generator=random, dtype=torch.float64),
     )
 
 
@@ -122,6 +123,7 @@ def test_padding_of_options_changes_nothing() -> None:
         torch.nn.functional.pad(narrow.row_QO, pad),
         torch.nn.functional.pad(narrow.share_QO, pad),
         torch.nn.functional.pad(narrow.mask_QO, pad),
+        torch.nn.functional.pad(narrow.position_QO, pad),
     )
     for seed in range(10):
         drawn = [draw_episode(part, [2, 5], [2, 5], random_state(seed)) for part in (narrow, wide)]

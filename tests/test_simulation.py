@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError, load_config
 from plurallm.model import PreferenceTransformer
-from plurallm.report import notes
+from plurallm.report import notes, print_result
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
 from plurallm.strategy import FederationError
@@ -369,3 +369,22 @@ def test_more_groups_than_are_asked_cannot_be_required(tmp_path):
         run(tmp_path, "many", "federation.min_groups=5")
     with pytest.raises(ConfigError, match=r"min_groups is 3, but only 2 groups are asked"):
         run(tmp_path, "part", "federation.min_groups=3", "federation.fraction=0.5")
+
+
+def test_a_run_scored_by_the_wasserstein_distance_names_it_and_has_no_base(tmp_path, capsys):
+    groups = "data.groups=[Avaria,Belora,Coreneth,Atlantis]"
+    folder = run(tmp_path, "ordinal", "data.distance=wasserstein", groups, "federation.rounds=1")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["distance"] == "wasserstein"
+    assert summary["groups_absent"] == ["Atlantis"]
+    assert set(summary["groups"]) == {"Avaria", "Belora", "Coreneth"}
+    assert summary["survey"]["rows_dropped"]["question without ordinal values"] > 0
+    for part in (summary, *summary["baselines"].values()):
+        for cell in part["cells"].values():
+            assert 0 < cell["alignment"] < 1
+            assert not [key for key in cell if key.endswith("_e")]
+    print_result(folder)
+    printed = capsys.readouterr().out
+    assert "base" not in printed.replace("it has no base", "")
+    assert "Wasserstein" in printed
+    assert "not in the survey: Atlantis." in printed

@@ -1,5 +1,6 @@
 """Roles of groups, the split of the questions, and a group's answers as tensors."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from plurallm.config import Config, ConfigError, FileData, config_dict, load_config
-from plurallm.survey import Question, Survey, SurveyError, read_survey
+from plurallm.survey import Answers, Question, Survey, SurveyError, read_survey
 from plurallm.synthetic import generate_survey
 from plurallm.tasks import (
     Roles,
@@ -143,6 +144,36 @@ def test_a_population_listed_in_both_roles_is_held_out_where_not_listed(
     )
     roles = assign_roles(many("India (A)", "India (B)", "India (C)", "Togo"), config)
     assert roles == Roles(("India (A)", "Togo"), ("India (B)", "India (C)"), {})
+
+
+def test_labels_that_are_listed_as_one_population_share_a_role(
+    changed: Callable[..., Config],
+) -> None:
+    same = [["Great Chad", "N. Chad"], ["Togo", "Togoland"]]
+    names = ["Great Chad", "Great Chad (old)", "N. Chad", "Mali", "Peru", "Togo", "Togoland (1)"]
+    for seed in range(20):
+        config = changed(seed=seed, held_out_fraction=0.4, populations=same)
+        held = assign_roles(many(*names), config).held_out
+        for one, *others in (names[:3], names[5:]):
+            assert all((name in held) == (one in held) for name in others)
+    pinned = changed(held_out_groups=["N. Chad"], held_out_fraction=0.0, populations=same)
+    assert assign_roles(many(*names), pinned).held_out == ("N. Chad", *names[:2])
+    alone = changed(held_out_groups=["N. Chad"], held_out_fraction=0.0)
+    assert assign_roles(many(*names), alone).held_out == ("N. Chad",)
+
+
+def test_a_list_of_groups_takes_part_as_far_as_there_are_such_groups(
+    changed: Callable[..., Config],
+) -> None:
+    config = changed(groups=["e", "x", "a", "d", "y"], held_out_fraction=0.0, train_groups=["b"])
+    roles = assign_roles({**many("a", "b", "c", "d"), "e": 3}, config)
+    assert roles == Roles(("b", "a", "d"), (), {"e": 3}, ("x", "y"))
+    half = changed(groups=NAMES[:10], held_out_fraction=0.5)
+    assert len(assign_roles(many(*NAMES), half).held_out) == 5
+    with pytest.raises(
+        ConfigError, match=r"none of the groups that data\.groups lists; it has a, b"
+    ):
+        assign_roles(many("b", "a"), changed(groups=["x", "y"]))
 
 
 @pytest.mark.parametrize("role", ["train_groups", "held_out_groups"])
@@ -353,7 +384,58 @@ def test_a_text_that_two_questions_share_has_one_row(changed: Callable[..., Conf
     assert torch.equal(task.seen.row_QO[0], task.seen.row_QO[2])
 
 
+def test_positions_are_ordinal_values_scaled_to_a_unit(changed: Callable[..., Config]) -> None:
+    questions = (
+        Question("q1", "Safer?", ("Safer", "Less", "Neither"), (1, 2, 1.5)),
+        Question("q2", "Which?", ("A", "B")),
+        Question("q3", "How far?", ("Much", "Some", "Little", "Not"), (8, 6, 4, 0)),
+        Question("q4", "Equal?", ("A", "B"), (1, 1)),
+    )
+    answers = Answers(np.arange(4), np.full((4, 4), 0.25))
+    survey = Survey("made up", questions, {"A": answers})
+    task = group_tasks(survey, ["A"], changed(unseen_questions=0.0))["A"]
+    expected = [[0, 1, 0.5, 0], [math.nan] * 2 + [0, 0], [1, 0.75, 0.5, 0], [math.nan] * 2 + [0, 0]]
+    np.testing.assert_array_equal(task.seen.position_QO.numpy(), expected)
+    assert task.seen.position_QO.dtype == torch.float64
+
+
 # Where data come from
+
+
+ROW: dict[str, Any] = {
+    "question": "How far?",
+    "options": ["Far", "Not"],
+    "group": "A",
+    "shares": [0.5, 0.5],
+}
+
+
+def test_the_wasserstein_distance_leaves_out_what_has_no_order(
+    write_survey: Callable[..., Path],
+) -> None:
+    rows = [
+        {"question_id": "q1", **ROW, "ordinal": ""},
+        {"question_id": "q2", **ROW, "ordinal": [1, 2]},
+        {"question_id": "q3", **ROW, "ordinal": [2, 2]},
+        {"question_id": "q4", **ROW, "ordinal": [3, 1], "shares": [0.25, 0.75]},
+        {"question_id": "q1", **ROW, "ordinal": "", "group": "B"},
+        {"question_id": "q4", **ROW, "ordinal": [3, 1], "group": "B"},
+    ]
+    overrides = ["data=custom", f"data.path={write_survey(rows)}"]
+    assert len(load_survey(load_config(overrides, None).data).questions) == 4
+    ordered = load_config([*overrides, "data.distance=wasserstein"], None)
+    survey = load_survey(ordered.data)
+    assert [question.id for question in survey.questions] == ["q2", "q4"]
+    assert survey.dropped == {
+        "question without ordinal values": 1,
+        "question whose ordinal values are all equal": 1,
+    }
+    assert survey.answers["A"].question_Q.tolist() == [0, 1]
+    assert survey.answers["A"].share_QO.tolist() == [[0.5, 0.5], [0.25, 0.75]]
+    assert survey.answers["B"].question_Q.tolist() == [1]
+    none = [*overrides[:1], f"data.path={write_survey(rows[:1], 'none.csv')}"]
+    with pytest.raises(ConfigError, match=r"none\.csv has none: give .* data.distance=jensen"):
+        load_survey(load_config([*none, "data.distance=wasserstein"], None).data)
 
 
 def test_the_configured_survey_is_loaded(

@@ -72,6 +72,7 @@ def score_baselines(
         baseline: summarize(
             {name: score_group(tasks[name], predict[name], config) for name in roles.groups},
             roles.by_group,
+            config.data.distance,
         )
         for baseline, predict in baseline_predictors(tasks, roles, table_RD).items()
     }

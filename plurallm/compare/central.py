@@ -143,7 +143,7 @@ def score(predictors: Mapping[str, Predictor], local: LocalSurvey) -> dict[str, 
         name: score_group(local.tasks[name], predict, local.config)
         for name, predict in predictors.items()
     }
-    return summarize(scores, local.roles.by_group)
+    return summarize(scores, local.roles.by_group, local.config.data.distance)
 
 
 def run_facts(local: LocalSurvey) -> dict[str, Any]:

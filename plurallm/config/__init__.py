@@ -9,7 +9,7 @@ from plurallm.config.compose import (
     split_overrides,
     typed_config,
 )
-from plurallm.config.data import DataConfig, FileData, SyntheticData
+from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
 from plurallm.config.error import ConfigError
 from plurallm.config.federation import FederationConfig, StrategyConfig
 from plurallm.config.learning import (
@@ -42,6 +42,7 @@ __all__ = [
     "HashingEmbedding",
     "MiniLMEmbedding",
     "ModelConfig",
+    "OpinionQAData",
     "SentenceTransformerEmbedding",
     "StrategyConfig",
     "SyntheticData",

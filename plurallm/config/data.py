@@ -1,6 +1,8 @@
 """Types of ``conf/data``."""
 
+import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from plurallm.config.error import ConfigError, require
 
@@ -10,19 +12,37 @@ class DataConfig:
     """Which survey, which groups and roles (``conf/data``)."""
 
     source: str
-    groups: str | None
+    distance: str
+    groups: Any  # None, "all" or a list of names: OmegaConf has no type for that
     train_groups: list[str]
     held_out_groups: list[str]
     held_out_fraction: float
     unseen_questions: float
+    populations: list[list[str]]
 
     def __post_init__(self) -> None:
-        require(self.groups in (None, "all"), "data.groups", self.groups, "null or 'all'")
+        require(
+            self.distance in ("jensen_shannon", "wasserstein"),
+            "data.distance",
+            self.distance,
+            "'jensen_shannon' or 'wasserstein'",
+        )
+        require(
+            self.groups in (None, "all")
+            or (isinstance(self.groups, list) and all(isinstance(n, str) for n in self.groups)),
+            "data.groups",
+            self.groups,
+            "null, 'all' or a list of groups",
+        )
         for key in ("held_out_fraction", "unseen_questions"):
             value = getattr(self, key)
             require(0 <= value < 1, f"data.{key}", value, "at least 0 and below 1")
-        for key in ("train_groups", "held_out_groups"):
-            names = getattr(self, key)
+        for key, names in (
+            ("groups", self.group_list),
+            ("train_groups", self.train_groups),
+            ("held_out_groups", self.held_out_groups),
+            ("populations", list(itertools.chain(*self.populations))),
+        ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ConfigError(f"data.{key} lists {twice[0]!r} twice")
@@ -32,6 +52,11 @@ class DataConfig:
                 f"group {both[0]!r} is in data.train_groups and in data.held_out_groups: "
                 "a held-out group must not train"
             )
+
+    @property
+    def group_list(self) -> list[str]:
+        """The names that ``groups`` lists; none where it is no list."""
+        return self.groups if isinstance(self.groups, list) else []
 
 
 @dataclass
@@ -59,3 +84,10 @@ class FileData(DataConfig):
     """A survey file."""
 
     path: str
+
+
+@dataclass
+class OpinionQAData(FileData):
+    """OpinionQA, whose distributions come without ordinal values."""
+
+    ordinals: str | None

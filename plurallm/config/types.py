@@ -6,7 +6,7 @@ OmegaConf refuses frozen ones; nothing writes to a composed configuration.
 
 from dataclasses import dataclass
 
-from plurallm.config.data import DataConfig, FileData, SyntheticData
+from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
 from plurallm.config.error import require
 from plurallm.config.federation import FederationConfig, StrategyConfig
 from plurallm.config.learning import (
@@ -110,7 +110,12 @@ class Config:
 VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
     "data": (
         "source",
-        {"synthetic": SyntheticData, "custom": FileData, "globalopinionqa": FileData},
+        {
+            "synthetic": SyntheticData,
+            "custom": FileData,
+            "globalopinionqa": FileData,
+            "opinionqa": OpinionQAData,
+        },
     ),
     "embedding": (
         "name",

@@ -10,6 +10,9 @@ from rich.table import Table
 
 from plurallm.baselines import ORACLES
 
+BASES = {"alignment": "AS base 2", "alignment_e": "AS base e"}
+"""Scores of the Jensen-Shannon distance and how the tables call them."""
+
 ARMS = {
     "uniform": "uniform",
     "context_mean": "own context",
@@ -29,29 +32,34 @@ def print_result(run_folder: Path) -> None:
         With ``summary.json``.
     """
     summary = json.loads((run_folder / "summary.json").read_text(encoding="utf-8"))
-    console = Console()
-    # Off a terminal rich would wrap at 80 columns.
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = wide_console()
     console.print(group_table(summary))
     console.print(cell_table(summary))
     for line in notes(summary):
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def wide_console() -> Console:
+    """Make a console: off a terminal rich would wrap at 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 def group_table(summary: Mapping[str, Any]) -> Table:
-    """Alignment score of every group in base 2 and base e, beside two baselines in base 2."""
+    """Alignment score of every group, beside two baselines; those in base 2 where it has a base."""
     baselines = {
         name: baseline
         for name, baseline in _baselines(summary).items()
         if name in ("uniform", "mixture", "neighbours")
     }
+    scored = _scores(summary)
     table = Table(title="Alignment score (AS) by group")
     table.add_column("group", no_wrap=True)
     table.add_column("role", no_wrap=True)
     for column in ("seen", "unseen"):
-        table.add_column(f"{column} AS base 2", justify="right")
-        table.add_column("AS base e", justify="right")
+        first, *others = scored.values()
+        for heading in (f"{column} {first}", *others):
+            table.add_column(heading, justify="right")
         for name in baselines:
             table.add_column(_heading(name, column), justify="right", style="dim")
     for group, scores in sorted(
@@ -59,7 +67,7 @@ def group_table(summary: Mapping[str, Any]) -> Table:
     ):
         row = [group, "training" if scores["role"] == "train" else "held out"]
         for column in ("seen_questions", "unseen_questions"):
-            row += [_score(scores.get(column), base) for base in ("alignment", "alignment_e")]
+            row += [_score(scores.get(column), base) for base in scored]
             row += [
                 _score(baseline["groups"][group].get(column), "alignment")
                 for baseline in baselines.values()
@@ -73,14 +81,7 @@ def cell_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="Summary over groups")
     table.add_column("groups, questions", no_wrap=True)
     table.add_column("predictor", no_wrap=True)
-    columns = {
-        "alignment": "AS base 2",
-        "alignment_e": "AS base e",
-        "worst": "worst",
-        "gap": "gap",
-        "cov": "CoV",
-        "fi": "FI",
-    }
+    columns = _scores(summary) | {"worst": "worst", "gap": "gap", "cov": "CoV", "fi": "FI"}
     for heading in columns.values():
         table.add_column(heading, justify="right")
     for cell, values in summary["cells"].items():
@@ -117,6 +118,11 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"Groups left out, with too few seen questions: {named}.")
     rows = summary.get("survey", {}).get("rows_dropped", {})
     lines += [f"Left out of the survey: {count} x {reason}." for reason, count in rows.items()]
+    if summary["groups_absent"]:
+        absent = ", ".join(summary["groups_absent"])
+        lines.append(f"Listed in data.groups, but not in the survey: {absent}.")
+    if summary["distance"] == "wasserstein":
+        lines.append("AS = 1 - Wasserstein distance on ordinal options, in 0..1: it has no base.")
     if summary["groups_refused"]:
         lines.append(f"Refused in the last round: {summary['groups_refused']}")
     if summary["groups_unscored"]:
@@ -134,6 +140,11 @@ def _baselines(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: summary["baselines"][name] for name in ARMS if name in summary.get("baselines", {})
     }
+
+
+def _scores(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Scores that the summary has: only the Jensen-Shannon distance has bases."""
+    return BASES if summary["distance"] == "jensen_shannon" else {"alignment": "AS"}
 
 
 def _heading(baseline: str, column: str) -> str:

@@ -1,7 +1,17 @@
 """Surveys: questions, how the groups answered them, and the files that hold both."""
 
+from plurallm.survey.opinionqa import with_ordinals
 from plurallm.survey.read import FORMATS, read_survey
 from plurallm.survey.table import SurveyError
-from plurallm.survey.types import Answers, Question, Survey
+from plurallm.survey.types import Answers, Question, Survey, drop_questions
 
-__all__ = ["FORMATS", "Answers", "Question", "Survey", "SurveyError", "read_survey"]
+__all__ = [
+    "FORMATS",
+    "Answers",
+    "Question",
+    "Survey",
+    "SurveyError",
+    "drop_questions",
+    "read_survey",
+    "with_ordinals",
+]

@@ -1,10 +1,13 @@
 """What a survey is: questions, and how the groups answered them.
 
-Dimension letters: ``Q`` questions of a group, ``O`` options (padded to the longest list).
+Dimension letters: ``N`` questions of the survey, ``Q`` questions of a group, ``O`` options (padded
+to the longest list).
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +52,20 @@ class Question:
                 f"but {len(self.ordinal)} ordinal values"
             )
 
+    @property
+    def position(self) -> tuple[float, ...] | None:
+        """Place of each option on a scale from 0 to 1; None without ordinal values that differ.
+
+        Examples
+        --------
+        >>> Question("q", "Safer?", ("Safer", "Less safe", "Neither"), (1, 2, 1.5)).position
+        (0.0, 1.0, 0.5)
+        """
+        if self.ordinal is None or min(self.ordinal) == max(self.ordinal):
+            return None
+        least, span = min(self.ordinal), max(self.ordinal) - min(self.ordinal)
+        return tuple((value - least) / span for value in self.ordinal)
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -89,10 +106,45 @@ class Survey:
     answers : mapping of str to Answers
         Answers by group name.
     dropped : mapping of str to int
-        Rows left out while reading, counted by reason.
+        What was left out, counted by reason; the reason says of what: rows, questions, ...
+    layout : str
+        How the file is laid out and what the answers in it are, in words.
     """
 
     source: str
     questions: tuple[Question, ...]
     answers: Mapping[str, Answers]
     dropped: Mapping[str, int] = field(default_factory=dict)
+    layout: str = ""
+
+
+def drop_questions(survey: Survey, reasons: Mapping[int, str]) -> Survey:
+    """Leave questions out of a survey.
+
+    Parameters
+    ----------
+    survey : Survey
+        The whole survey.
+    reasons : mapping of int to str
+        Why, by position in ``survey.questions``; counted in ``Survey.dropped``.
+
+    Returns
+    -------
+    Survey
+        Without these questions and the answers to them. A group without any answer left stays.
+    """
+    keep_N = np.array([number not in reasons for number in range(len(survey.questions))], bool)
+    questions = tuple(itertools.compress(survey.questions, keep_N))
+    widest = max((len(question.options) for question in questions), default=0)
+    position_N = keep_N.cumsum() - 1
+    answers = {
+        group: Answers(position_N[own.question_Q[kept_Q]], own.share_QO[kept_Q, :widest])
+        for group, own in survey.answers.items()
+        for kept_Q in [keep_N[own.question_Q]]
+    }
+    return replace(
+        survey,
+        questions=questions,
+        answers=answers,
+        dropped=dict(Counter(survey.dropped) + Counter(reasons.values())),
+    )

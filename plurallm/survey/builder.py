@@ -1,0 +1,138 @@
+"""From the rows of a file to a survey."""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plurallm.survey.cells import filled
+from plurallm.survey.table import SurveyError
+from plurallm.survey.types import Answers, Question, Survey
+
+SUM_TOLERANCE = 0.01
+"""How far shares may be from a sum of 1 before they are refused: published ones are rounded."""
+
+_LARGEST = sys.float_info.max
+
+
+class Builder:
+    """Collects rows into a survey, refusing what contradicts an earlier row.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    rows : iterable of (int, dict)
+        Number and cells of each row.
+
+    Attributes
+    ----------
+    dropped : Counter
+        What a reader leaves out, counted by reason.
+    """
+
+    def __init__(self, path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        self.dropped: Counter[str] = Counter()
+        self._path = path
+        self._rows = rows
+        self._row = 0
+        self._units: dict[str, None] = {}
+        self._position: dict[str, int] = {}
+        self._questions: list[Question] = []
+        self._shares: dict[str, dict[int, list[float]]] = {}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Cells of each row by column."""
+        for row, cells in self._rows:
+            self._row = row
+            yield cells
+
+    def refuse(self, reason: str) -> SurveyError:
+        """Make the error that names file and row."""
+        return SurveyError(f"{self._path}, row {self._row}: {reason}")
+
+    def question(self, identity: object) -> Question | None:
+        """Give the question that an earlier row has brought under an identity."""
+        position = self._position.get(str(identity).strip())
+        return None if position is None else self._questions[position]
+
+    def add_question(
+        self, identity: object, text: str, options: tuple[str, ...], ordinal: list[Any] | None
+    ) -> int:
+        """Add a question, or find it again; returns its position."""
+        if not filled(identity):
+            raise self.refuse("no question_id")
+        try:
+            scale = None if ordinal is None else tuple(float(value) for value in ordinal)
+            question = Question(str(identity).strip(), text, options, scale)
+        except (ValueError, TypeError) as error:
+            raise self.refuse(str(error)) from error
+        position = self._position.setdefault(question.id, len(self._questions))
+        if position == len(self._questions):
+            self._questions.append(question)
+        elif self._questions[position] != question:
+            raise self.refuse(
+                f"question {question.id!r} has another text, options or ordinal than before"
+            )
+        return position
+
+    def shares(self, group: str, position: int, values: object, total: float | None) -> list[float]:
+        """Check shares (`total` 1) or counts (`total` None: whatever they sum to); make shares."""
+        numbers = self._numbers(values, len(self._questions[position].options), group)
+        amount = sum(numbers)
+        if not math.isfinite(amount):
+            raise self.refuse(f"the answers of group {group!r} are too large")
+        if total is not None and abs(amount - total) > SUM_TOLERANCE:
+            raise self.refuse(f"the shares of group {group!r} sum to {amount:g} instead of 1")
+        if amount <= 0:
+            raise self.refuse(f"the counts of group {group!r} sum to zero")
+        self._units["counts" if total is None else "shares"] = None
+        return [value / amount for value in numbers]
+
+    def answer(self, group: str, position: int) -> list[float] | None:
+        """Shares that an earlier row has given for a group and a question."""
+        return self._shares.get(group, {}).get(position)
+
+    def add_answer(self, group: str, position: int, shares: list[float]) -> None:
+        """Add what ``shares`` has checked."""
+        if self.answer(group, position) is not None:
+            raise self.refuse(
+                f"group {group!r} has answered question {self._questions[position].id!r} before"
+            )
+        self._shares.setdefault(group, {})[position] = shares
+
+    def build(self, layout: str) -> Survey:
+        """Lay the answers out; `layout` says in words how the file is laid out."""
+        answers = {}
+        for group, shares in self._shares.items():
+            positions = sorted(shares)
+            widest = max(len(shares[position]) for position in positions)
+            share_QO = np.zeros((len(positions), widest))
+            for row, position in enumerate(positions):
+                share_QO[row, : len(shares[position])] = shares[position]
+            answers[group] = Answers(np.array(positions, dtype=np.int64), share_QO)
+        return Survey(
+            str(self._path),
+            tuple(self._questions),
+            answers,
+            dict(self.dropped),
+            f"{layout}; answers as {' and '.join(self._units)}",
+        )
+
+    def _numbers(self, values: object, length: int, group: str) -> list[float]:
+        if not isinstance(values, list):
+            raise self.refuse(f"the answers of group {group!r} are not a list: {values!r}")
+        if len(values) != length:
+            raise self.refuse(
+                f"group {group!r} has {len(values)} shares or counts for {length} options"
+            )
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise self.refuse(f"group {group!r} has {value!r} where a number must stand")
+            if not 0 <= value <= _LARGEST:
+                raise self.refuse(f"group {group!r} has the share or count {str(value)[:20]}")
+        return [float(value) for value in values]

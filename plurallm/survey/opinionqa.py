@@ -1,0 +1,162 @@
+"""OpinionQA (arXiv 2303.17548) in two layouts, and its ordinal values.
+
+One row for each question and group: distributions over the options (``D_H``, as OpinionQA's own
+notebook writes them) or respondents for each option (``counts``). As in OpinionQA, the options
+that follow the ordinal ones are refusals ("Refused", "Not sure"): they are left out, and the shares
+of the others sum to 1. A question's identity is its key.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from plurallm.survey.builder import Builder
+from plurallm.survey.cells import CellError, filled, json_list, literal, texts
+from plurallm.survey.table import SurveyError, table_rows
+from plurallm.survey.types import Survey
+
+# Answers of several attributes: without the attribute they name nobody.
+_SHARED_NAMES = ("Other", "Refused", "Yes", "No")
+
+
+def read_distributions(survey: Builder) -> None:
+    """Read rows with ``D_H``; ``ordinal`` and ``ordinal_refs`` where the file has them."""
+    reader = _Reader(survey)
+    for cells in survey.rows():
+        shares = _numbers(cells["D_H"])
+        if filled(cells.get("ordinal_refs")):
+            options = texts(literal(cells["ordinal_refs"], list, "ordinal_refs"))
+        else:
+            references = texts(literal(cells["references"], list, "references"))
+            options = tuple(references[index] for index in _answers(references, len(shares)))
+        ordinal = json_list(cells["ordinal"], "ordinal") if filled(cells.get("ordinal")) else None
+        text = cells.get("question_raw") or cells["question"]
+        reader.add(cells, reader.find(cells["qkey"], str(text), options, ordinal), shares, 1.0)
+
+
+def read_counts(survey: Builder) -> None:
+    """Read rows with ``counts`` and ``option_ordinal``, which is short of the refusals."""
+    reader = _Reader(survey)
+    for cells in survey.rows():
+        everything = texts(json_list(cells["options"], "options"))
+        ordinal = json_list(cells["option_ordinal"], "option_ordinal")
+        counts = json_list(cells["counts"], "counts")
+        if len(counts) != len(everything):
+            raise survey.refuse(f"{len(counts)} counts for {len(everything)} options")
+        kept = _answers(everything, len(ordinal))
+        options = tuple(everything[index] for index in kept)
+        counts = [counts[index] for index in kept]
+        text = str(cells["question"])
+        reader.add(cells, reader.find(cells["key"], text, options, ordinal), counts, None)
+
+
+def with_ordinals(survey: Survey, path: Path) -> Survey:
+    """Take ordinal values from another table, such as OpinionQA's ``info.csv``.
+
+    Parameters
+    ----------
+    survey : Survey
+        Questions whose identities are keys of the table.
+    path : Path
+        A table with the columns ``key`` and ``option_ordinal``.
+
+    Returns
+    -------
+    Survey
+        With the ordinal values of the table; a question that it does not have keeps its own.
+
+    Raises
+    ------
+    SurveyError
+        Naming the file and, where a row is to blame, the row.
+    """
+    ordinals: dict[str, list[Any]] = {}
+    for row, cells in table_rows(path):
+        if "key" not in cells or "option_ordinal" not in cells:
+            raise SurveyError(f"{path}: a table of ordinal values has columns key, option_ordinal")
+        try:
+            ordinal = json_list(cells["option_ordinal"], "option_ordinal")
+        except CellError as error:
+            raise SurveyError(f"{path}, row {row}: {error}") from error
+        key = str(cells["key"]).strip()
+        if ordinals.setdefault(key, ordinal) != ordinal:
+            raise SurveyError(f"{path}, row {row}: key {key!r} had other ordinal values before")
+    try:
+        questions = tuple(
+            replace(question, ordinal=tuple(map(float, ordinals[question.id])))
+            if question.id in ordinals
+            else question
+            for question in survey.questions
+        )
+    except (ValueError, TypeError) as error:
+        raise SurveyError(f"{path}: {error}") from error
+    return replace(survey, questions=questions)
+
+
+class _Reader:
+    """Adds rows to a survey and drops those that repeat or contradict an earlier one."""
+
+    def __init__(self, survey: Builder) -> None:
+        self._survey = survey
+        self._attribute: dict[str, str] = {}
+
+    def find(
+        self, key: object, text: str, options: tuple[str, ...], ordinal: list[Any] | None
+    ) -> int | None:
+        """Position of a question; None where the first row of its key asked something else."""
+        known = self._survey.question(key)
+        if known is not None and (known.text, known.options) != (text.strip(), options):
+            return None
+        return self._survey.add_question(key, text.strip(), options, ordinal)
+
+    def add(
+        self, cells: dict[str, Any], position: int | None, values: list[Any], total: float | None
+    ) -> None:
+        """Add a row's answers, as shares (`total` 1) or counts (`total` None)."""
+        survey = self._survey
+        if position is None:
+            survey.dropped["row with another text or options than the first of its key"] += 1
+            return
+        if total is None and not any(values):
+            survey.dropped["group whose respondents all refused"] += 1
+            return
+        group = self._group(cells)
+        shares = survey.shares(group, position, values, total)
+        earlier = survey.answer(group, position)
+        if earlier is None:
+            survey.add_answer(group, position, shares)
+        elif earlier == shares:
+            survey.dropped["row that repeats an earlier one"] += 1
+        else:
+            survey.dropped["row that contradicts an earlier one, which is kept"] += 1
+
+    def _group(self, cells: dict[str, Any]) -> str:
+        name, attribute = (str(cells[key] or "").strip() for key in ("group", "attribute"))
+        if not name:
+            raise self._survey.refuse("no group")
+        group = f"{attribute} {name}" if name in _SHARED_NAMES else name
+        if self._attribute.setdefault(group, attribute) != attribute:
+            raise self._survey.refuse(
+                f"group {group!r} is of attribute {attribute!r}, but was of "
+                f"{self._attribute[group]!r} before: rename one of them"
+            )
+        return group
+
+
+def _answers(options: Sequence[str], count: int) -> list[int]:
+    """Which options are answers: the first `count`, where "Refused" is none."""
+    kept = [index for index, option in enumerate(options) if option != "Refused"][:count]
+    if len(kept) < count:
+        raise CellError(f"{count} shares or ordinal values for the answers {list(options)}")
+    return kept
+
+
+def _numbers(cell: object) -> list[Any]:
+    """Read numbers in brackets, with commas as a list prints them or without as numpy does."""
+    if isinstance(cell, list):
+        return cell
+    try:
+        return [float(number) for number in str(cell).strip("[] \n").replace(",", " ").split()]
+    except ValueError as error:
+        raise CellError(f"column 'D_H' is not a list of numbers: {error}") from error
