@@ -13,17 +13,20 @@ from plurallm.config.data import DataConfig, FileData, SyntheticData
 from plurallm.config.error import ConfigError
 from plurallm.config.federation import FederationConfig, StrategyConfig
 from plurallm.config.learning import (
+    CausalLMEmbedding,
     EmbeddingConfig,
     GaussianTraining,
     HashingEmbedding,
     MiniLMEmbedding,
     ModelConfig,
     SentenceTransformerEmbedding,
+    TableEmbedding,
     TrainingConfig,
 )
 from plurallm.config.types import Config, EvaluationConfig, TrackingConfig, WandbTracking
 
 __all__ = [
+    "CausalLMEmbedding",
     "Config",
     "ConfigError",
     "DataConfig",
@@ -38,6 +41,7 @@ __all__ = [
     "SentenceTransformerEmbedding",
     "StrategyConfig",
     "SyntheticData",
+    "TableEmbedding",
     "TrackingConfig",
     "TrainingConfig",
     "WandbTracking",
