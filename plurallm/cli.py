@@ -24,13 +24,9 @@ from plurallm.config import (
 USAGE = """usage: plurallm VERB [overrides]
 
 verbs:
-<<<<<<< HEAD
-  train    train a federation in this process, without Ray, and print its result
-  compare  compare federated, central and local training and baselines over several seeds
-=======
   train              train a federation in this process, without Ray, and print its result
+  compare            compare federated, central and local training with baselines, over seeds
   check-data FILE    say what is in a survey file, data=custom unless data=... is given
->>>>>>> 649b8f6a7c12170f5ad1938937427671443557b1
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
 `plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
@@ -86,7 +82,6 @@ def train(overrides: Sequence[str]) -> None:
     print(f"\nThe run's folder: {folder}")
 
 
-<<<<<<< HEAD
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
     from plurallm.compare import comparison_results, run_comparison
@@ -104,7 +99,8 @@ def compare(overrides: Sequence[str]) -> None:
 
     (folder / "comparison.json").write_text(json.dumps(comparison_results(folder), indent=1))
     print(f"\nThe comparison's folder: {folder}")
-=======
+
+
 def check_data(overrides: Sequence[str]) -> None:
     """Say what is in a survey file."""
     from plurallm.inspection import print_inspection
@@ -113,15 +109,15 @@ def check_data(overrides: Sequence[str]) -> None:
     print_inspection(load_config(overrides, None), wide_console())
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "check-data": check_data}
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "compare": compare,
+    "check-data": check_data,
+}
 
 PATH_VERBS = {"check-data": ("data.path", "data=custom")}
 """Verbs whose first argument is a path: the key that it is the value of, and a choice that goes
 without saying."""
->>>>>>> 649b8f6a7c12170f5ad1938937427671443557b1
-
-
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "compare": compare}
 
 
 def new_run_folder(parent: Path, prefix: str = "") -> Path:

@@ -19,7 +19,7 @@ from plurallm.config import (
     OpinionQAData,
     SyntheticData,
 )
-from plurallm.embedding import distinct_pairs, embedding_table
+from plurallm.embedding import distinct_pairs, embedding_table, question_pairs
 from plurallm.preferences import Preferences
 from plurallm.randomness import digest_fraction
 from plurallm.survey import Survey, drop_questions, read_survey, with_ordinals
@@ -203,7 +203,10 @@ def survey_table(survey: Survey, config: Config) -> Tensor:
         One row for each distinct (question, option), shared by all groups.
     """
     return embedding_table(
-        list(distinct_pairs(survey)), config.embedding, cache_directory(config), config.device
+        list(distinct_pairs(survey, config.embedding)),
+        config.embedding,
+        cache_directory(config),
+        config.device,
     )
 
 
@@ -224,13 +227,13 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
     dict of str to GroupTask
         On the CPU, where questions are drawn; rows point into ``survey_table``.
     """
-    rows = distinct_pairs(survey)
+    rows = distinct_pairs(survey, config.embedding)
     widest = max(len(question.options) for question in survey.questions)
     row_QO = torch.zeros(len(survey.questions), widest, dtype=torch.int64)
     mask_QO = torch.zeros(len(survey.questions), widest, dtype=torch.bool)
     position_QO = torch.zeros(len(survey.questions), widest, dtype=torch.float64)
     for number, question in enumerate(survey.questions):
-        options = [rows[question.text, option] for option in question.options]
+        options = [rows[pair] for pair in question_pairs(question, config.embedding)]
         row_QO[number, : len(options)] = torch.tensor(options)
         mask_QO[number, : len(options)] = True
         scale = question.position or (math.nan,) * len(options)

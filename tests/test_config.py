@@ -108,14 +108,14 @@ def test_every_file_of_the_tree_composes_and_type_checks(choice: str) -> None:
 
 def test_a_model_is_a_path_where_it_looks_like_one_or_is_there(tmp_path: Path) -> None:
     (tmp_path / "models" / "mine").mkdir(parents=True)
-    for given, kept in (
+    for value, kept in (
         ("models/mine", f"{tmp_path}/models/mine"),
         ("./absent", f"{tmp_path}/absent"),
         ("/absent", "/absent"),
         ("owner/model", "owner/model"),
     ):
         config = load_config(
-            ["embedding=sentence_transformer", f"embedding.model={given}"], tmp_path
+            ["embedding=sentence_transformer", f"embedding.model={value}"], tmp_path
         )
         assert getattr(config.embedding, "model") == kept  # noqa: B009
     with pytest.raises(ConfigError, match=r"embedding.model=\./mine is a relative path"):

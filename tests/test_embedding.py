@@ -48,7 +48,7 @@ def test_rows_are_the_distinct_pairs_in_the_surveys_order() -> None:
         ),
         {},
     )
-    assert distinct_pairs(survey) == {
+    assert distinct_pairs(survey, HASHING) == {
         ("Good?", "Yes"): 0,
         ("Good?", "No"): 1,
         ("Bad?", "Yes"): 2,

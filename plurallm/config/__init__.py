@@ -13,12 +13,14 @@ from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticD
 from plurallm.config.error import ConfigError
 from plurallm.config.federation import FederationConfig, StrategyConfig
 from plurallm.config.learning import (
+    CausalLMEmbedding,
     EmbeddingConfig,
     GaussianTraining,
     HashingEmbedding,
     MiniLMEmbedding,
     ModelConfig,
     SentenceTransformerEmbedding,
+    TableEmbedding,
     TrainingConfig,
 )
 from plurallm.config.types import (
@@ -30,6 +32,7 @@ from plurallm.config.types import (
 )
 
 __all__ = [
+    "CausalLMEmbedding",
     "CompareConfig",
     "Config",
     "ConfigError",
@@ -46,6 +49,7 @@ __all__ = [
     "SentenceTransformerEmbedding",
     "StrategyConfig",
     "SyntheticData",
+    "TableEmbedding",
     "TrackingConfig",
     "TrainingConfig",
     "WandbTracking",

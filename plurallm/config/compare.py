@@ -50,6 +50,7 @@ def config_digest(config: Config) -> str:
     tree = config_dict(config)
     for key in (*FREE_ON_RESUME, "device", "threads"):
         del tree[key]
+    tree["embedding"].pop("device", None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -19,7 +19,14 @@ from plurallm.config.compare import flatten
 from plurallm.config.error import ConfigError
 from plurallm.config.types import VARIANTS, Config
 
-PATH_KEYS = ("data.path", "data.ordinals", "output_dir", "cache_dir", "resume")
+PATH_KEYS = (
+    "data.path",
+    "data.ordinals",
+    "embedding.path",
+    "output_dir",
+    "cache_dir",
+    "resume",
+)
 """Keys whose values are paths."""
 
 MODEL_KEY = "embedding.model"

@@ -30,17 +30,12 @@ class MiniLMEmbedding(EmbeddingConfig):
     """all-MiniLM-L6-v2 from an installed package."""
 
     parts: str
-    batch_size: int
+    batch_tokens: int
     device: str | None
 
     def __post_init__(self) -> None:
-        require(
-            self.parts in ("joint", "separate"),
-            "embedding.parts",
-            self.parts,
-            "'joint' or 'separate'",
-        )
-        require(self.batch_size >= 1, "embedding.batch_size", self.batch_size, ">= 1")
+        _require_one_of(self, "parts", ("joint", "separate"))
+        require(self.batch_tokens >= 1, "embedding.batch_tokens", self.batch_tokens, ">= 1")
 
 
 @dataclass
@@ -48,6 +43,31 @@ class SentenceTransformerEmbedding(MiniLMEmbedding):
     """Any sentence-transformers model."""
 
     model: str
+
+
+@dataclass
+class CausalLMEmbedding(EmbeddingConfig):
+    """Mean of the last hidden states of any causal language model."""
+
+    model: str
+    list_options: bool
+    template: str
+    dtype: str
+    batch_tokens: int
+    device: str | None
+
+    def __post_init__(self) -> None:
+        _require_one_of(self, "template", ("none", "alpaca", "llama2", "chat"))
+        _require_one_of(self, "dtype", ("float32", "bfloat16", "float16"))
+        require(self.batch_tokens >= 1, "embedding.batch_tokens", self.batch_tokens, ">= 1")
+
+
+@dataclass
+class TableEmbedding(EmbeddingConfig):
+    """Vectors out of a file."""
+
+    path: str
+    list_options: bool
 
 
 @dataclass
@@ -118,3 +138,12 @@ class GaussianTraining(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.scale_floor > 0, "training.scale_floor", self.scale_floor, "> 0")
+
+
+def _require_one_of(config: EmbeddingConfig, key: str, values: tuple[str, ...]) -> None:
+    require(
+        getattr(config, key) in values,
+        f"embedding.{key}",
+        getattr(config, key),
+        f"one of {', '.join(values)}",
+    )

@@ -10,12 +10,14 @@ from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticD
 from plurallm.config.error import require
 from plurallm.config.federation import FederationConfig, StrategyConfig
 from plurallm.config.learning import (
+    CausalLMEmbedding,
     EmbeddingConfig,
     GaussianTraining,
     HashingEmbedding,
     MiniLMEmbedding,
     ModelConfig,
     SentenceTransformerEmbedding,
+    TableEmbedding,
     TrainingConfig,
 )
 
@@ -123,6 +125,8 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
             "hashing": HashingEmbedding,
             "minilm": MiniLMEmbedding,
             "sentence_transformer": SentenceTransformerEmbedding,
+            "causal_lm": CausalLMEmbedding,
+            "table": TableEmbedding,
         },
     ),
     "training": (

@@ -1,12 +1,15 @@
 """Pretrained language models: found on disk or on the hub, loaded once a process."""
 
+import logging
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger("plurallm")
 
 # Weights as safetensors only, and once: some repositories hold copies for other libraries.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -103,9 +106,93 @@ def sentence_model(folder: Path, device: str) -> "SentenceTransformer":
     return model
 
 
+@lru_cache(maxsize=1)
+def causal_lm(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
+    """Load a causal language model without its head, and its tokenizer; the last stays in memory.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the files of both.
+    device : str
+        Where it computes.
+    dtype : str
+        ``float32``, ``bfloat16`` or ``float16``.
+
+    Returns
+    -------
+    model : PreTrainedModel
+        Gives the hidden states that the head would read.
+    tokenizer : PreTrainedTokenizer
+        A text longer than the model reads loses its beginning, for the answer stands at its end.
+
+    Raises
+    ------
+    ValueError
+        When the folder holds no such model with all its weights as safetensors.
+    """
+    _require("transformers", "embeddings")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left", **local)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **local,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} holds no causal language model with safetensors weights: "
+            f"{_first_line(error)}"
+        ) from error
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"{folder} lacks weights: {', '.join(sorted(loading['missing_keys'])[:5])}"
+        )
+    return model.base_model.to(device).eval(), tokenizer
+
+
+def count_tokens(tokenizer: Any, texts: list[str], limit: int, special: bool = True) -> list[int]:
+    """Count the tokens of texts, up to the number that a model reads.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizer
+        The model's.
+    texts : list of str
+        What will be embedded.
+    limit : int
+        Most tokens that the model reads; how many texts have more is logged.
+    special : bool
+        Whether the tokenizer adds its special tokens.
+
+    Returns
+    -------
+    list of int
+        At most `limit` each.
+    """
+    ids = tokenizer(texts, add_special_tokens=special, truncation=False, verbose=False)["input_ids"]
+    cut = sum(len(own) > limit for own in ids)
+    if cut:
+        logger.warning(
+            "%d of %d texts are longer than the %d tokens that the model reads: "
+            "their beginnings are left out",
+            *(cut, len(texts), limit),
+        )
+    return [min(len(own), limit) for own in ids]
+
+
 def release_models() -> None:
     """Forget the models that stay in memory."""
     sentence_model.cache_clear()
+    causal_lm.cache_clear()
 
 
 def _require(module: str, extra: str) -> None:

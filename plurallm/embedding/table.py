@@ -7,11 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from plurallm.config import EmbeddingConfig
 from plurallm.device import choose_device
+from plurallm.embedding.causal_lm import embed_causal_lm
 from plurallm.embedding.hashing import hash_texts
+from plurallm.embedding.lookup import look_up
 from plurallm.embedding.models import release_models
 from plurallm.embedding.pairs import Pair
 from plurallm.embedding.sentences import embed_sentences
@@ -31,10 +33,12 @@ _VERSION = 1
 
 logger = logging.getLogger("plurallm")
 
-_EMBEDDERS: dict[str, Callable[[Sequence[Pair], Any, str], npt.NDArray[np.float32]]] = {
-    "hashing": lambda pairs, config, _: hash_texts(pairs, config),
+_EMBEDDERS: dict[str, Callable[..., npt.NDArray[np.float32]]] = {
+    "hashing": lambda pairs, config, *_: hash_texts(pairs, config),
     "minilm": embed_sentences,
     "sentence_transformer": embed_sentences,
+    "causal_lm": embed_causal_lm,
+    "table": lambda pairs, config, *_: look_up(pairs, config),
 }
 
 
@@ -63,8 +67,7 @@ def embed_pairs(
     ValueError
         When the embedder's package, its model or the device is missing.
     """
-    where = str(choose_device(getattr(config, "device", None) or device))
-    return _EMBEDDERS[config.name](pairs, config, where)
+    return _embed(pairs, config, device, None)
 
 
 def embedding_table(
@@ -100,32 +103,49 @@ def embedding_table(
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 logger.info("embedding %d texts with %s", len(pairs), config.name)
-                _write(path, embed_pairs(pairs, config, device))
+                parts = path.with_suffix(".parts")
+                _write(path, _embed(pairs, config, device, parts))
                 release_models()
+                shutil.rmtree(parts, ignore_errors=True)
     return _read(path, len(pairs))
 
 
 def table_path(pairs: Sequence[Pair], config: EmbeddingConfig, cache_dir: Path) -> Path:
     """Where the cache keeps a table.
 
-    Its name holds a digest of the texts and of the configuration, with the files of a local model
+    Its name holds a digest of the texts and of the configuration, with the files that it names
     (names, sizes and times of change). Where it was computed is no part of it.
     """
     settings = {key: value for key, value in asdict(config).items() if key != "device"}
-    folder = Path(str(settings.get("model", "")))
-    if "model" in settings and folder.is_dir():
-        settings["model"] = _files(folder)
+    for key in {"model", "path"} & settings.keys():
+        if Path(settings[key]).exists():
+            settings[key] = _files(Path(settings[key]))
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
     for pair in pairs:
         digest.update(json.dumps(pair).encode())
     return cache_dir / "embeddings" / f"{config.name}-{digest.hexdigest()[:32]}.npy"
 
 
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
+def _embed(
+    pairs: Sequence[Pair], config: EmbeddingConfig, device: str, parts: Path | None
+) -> npt.NDArray[np.float32]:
+    where = str(choose_device(getattr(config, "device", None) or device))
+    table_RD = _EMBEDDERS[config.name](pairs, config, where, parts)
+    broken = np.flatnonzero(~np.isfinite(table_RD).all(1))
+    if len(broken):
+        raise ValueError(
+            f"embedding={config.name} gives no finite vector for {pairs[broken[0]]!r} "
+            f"({len(broken)} of {len(pairs)} texts); float16 overflows where float32 does not"
+        )
+    return table_RD
+
+
+def _files(place: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of all files of a folder."""
+    files = sorted(file for file in (place, *place.rglob("*")) if file.is_file())
     states = [file.stat() for file in files]
     return [
-        (file.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns)
+        (file.relative_to(place).as_posix(), state.st_size, state.st_mtime_ns)
         for file, state in zip(files, states, strict=True)
     ]
 
