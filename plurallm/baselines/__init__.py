@@ -4,6 +4,7 @@ from plurallm.baselines.answers import (
     AnswerPool,
     answer_pool,
     mixture,
+    simplex_weights,
     training_mean,
     unanswered_pairs,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "mixture",
     "neighbours",
     "score_baselines",
+    "simplex_weights",
     "training_mean",
     "unanswered_pairs",
     "uniform",

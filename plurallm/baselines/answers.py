@@ -200,7 +200,6 @@ def _fit_weights(
     pool: AnswerPool, mean_NO: Tensor, count_N1: Tensor, context: Preferences
 ) -> Tensor:
     """Weights (G,) of the training groups that fit a context."""
-    groups = len(pool.groups)
     known_C = count_N1[context.question_Q, 0] > 0
     question_C = context.question_Q[known_C]
     mask_CO = context.mask_QO[known_C]
@@ -209,19 +208,41 @@ def _fit_weights(
         pool.share_GNO[:, question_C],
         mean_NO[question_C],
     )
+    return simplex_weights(
+        share_GCO[:, mask_CO].T,
+        context.share_QO[known_C][mask_CO].double(),
+        MIXTURE_RIDGE,
+    )
+
+
+def simplex_weights(predicted_PG: Tensor, true_P: Tensor, ridge: float) -> Tensor:
+    """Weights of predictors that together come nearest to the truth.
+
+    Parameters
+    ----------
+    predicted_PG : Tensor of shape (P, G), float64
+        What each of ``G`` predictors says of each point.
+    true_P : Tensor of shape (P,), float64
+        The truth.
+    ridge : float
+        Above 0.
+
+    Returns
+    -------
+    Tensor of shape (G,), float64
+        Not negative, summing to one: they minimise the squared error plus `ridge` times their
+        squared distance from equal weights.
+    """
+    groups = predicted_PG.shape[1]
     design = np.concatenate(
         [
-            share_GCO[:, mask_CO].T.numpy(),
-            math.sqrt(MIXTURE_RIDGE) * np.eye(groups),
+            predicted_PG.numpy(),
+            math.sqrt(ridge) * np.eye(groups),
             np.full((1, groups), _SUM_TO_ONE),
         ]
     )
     wanted = np.concatenate(
-        [
-            context.share_QO[known_C][mask_CO].double().numpy(),
-            np.full(groups, math.sqrt(MIXTURE_RIDGE) / groups),
-            [_SUM_TO_ONE],
-        ]
+        [true_P.numpy(), np.full(groups, math.sqrt(ridge) / groups), [_SUM_TO_ONE]]
     )
     weight_G = torch.from_numpy(nnls(design, wanted)[0])
     return weight_G / weight_G.sum()

@@ -15,6 +15,7 @@ KINDS = {
     "pooled_steps": "pooled",
     "pooled_rounds": "pooled",
     "local": "local",
+    "experts": "experts",
 } | dict.fromkeys(BASELINES, "baseline")
 """How each named arm is computed."""
 
@@ -30,7 +31,7 @@ class Arm:
     name : str
         As ``compare.arms`` lists it.
     kind : str
-        ``"federated"``, ``"pooled"``, ``"local"`` or ``"baseline"``.
+        ``"federated"``, ``"pooled"``, ``"local"``, ``"experts"`` or ``"baseline"``.
     overrides : tuple of str
         What it changes in the comparison's configuration.
     """

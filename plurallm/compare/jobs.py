@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from plurallm.baselines import baseline_predictors
 from plurallm.compare.arms import Arm
 from plurallm.compare.central import Local, Pooled, run_central, run_facts, score
+from plurallm.compare.experts import expert_predictors
 from plurallm.compare.pairs import write_pairs
 from plurallm.compare.survey import LocalSurvey, local_survey
 from plurallm.config import hydra_quote
 from plurallm.evaluation import Predictor, model_predictor
+from plurallm.model import PreferenceTransformer
 from plurallm.simulation import run_in_process
 from plurallm.tracking import RunFolder
 
@@ -52,6 +54,11 @@ class Job:
         return (self.folder / _DONE).exists()
 
     @property
+    def federated_folder(self) -> Path:
+        """Folder of the federated arm with the same seed, whose model the experts start from."""
+        return self.folder.parent.parent / "federated" / self.folder.name
+
+    @property
     def run_overrides(self) -> tuple[str, ...]:
         """Overrides of the arm's run; the arm's own come last and win."""
         return (*self.overrides, f"seed={self.seed}", *self.arm.overrides)
@@ -78,7 +85,8 @@ def run_job(job: Job) -> None:
                     overrides.append(f"resume={hydra_quote(str(job.folder))}")
                 run_in_process(overrides)
             local = local_survey(job.run_overrides)
-            predictors = _of_saved_model(job.folder, local)
+            predict = model_predictor(_saved_model(job.folder, local), local.table_RD)
+            predictors = dict.fromkeys(local.roles.groups, predict)
         else:
             local = local_survey(job.run_overrides)
             predictors = _predictors_here(job, local, overrides)
@@ -104,8 +112,13 @@ def _clear_unless_resumable(job: Job) -> None:
 def _predictors_here(
     job: Job, local: LocalSurvey, overrides: Sequence[str]
 ) -> dict[str, Predictor]:
-    if job.arm.kind == "baseline":
-        predictors = baseline_predictors(local.tasks, local.roles, local.table_RD)[job.arm.name]
+    if job.arm.kind in ("baseline", "experts"):
+        if job.arm.kind == "experts":
+            model = _saved_model(job.federated_folder, local)
+            predictors = expert_predictors(model, local)
+        else:
+            everyone = baseline_predictors(local.tasks, local.roles, local.table_RD)
+            predictors = everyone[job.arm.name]
         folder = RunFolder(job.folder)
         folder.save_config(local.config, list(overrides))
         folder.finish(score(predictors, local) | run_facts(local))
@@ -115,8 +128,7 @@ def _predictors_here(
     return learner.predictors()
 
 
-def _of_saved_model(folder: Path, local: LocalSurvey) -> dict[str, Predictor]:
+def _saved_model(folder: Path, local: LocalSurvey) -> PreferenceTransformer:
     model = local.new_model()
     model.load_state_dict(load_file(folder / "model" / "model.safetensors"))
-    predict = model_predictor(model, local.table_RD)
-    return dict.fromkeys(local.roles.groups, predict)
+    return model

@@ -74,7 +74,8 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     due = [job for job in jobs if not job.done]
     if len(due) < len(jobs):
         logger.info("%d of %d arms and seeds are done already", len(jobs) - len(due), len(jobs))
-    _run_all(due, config)
+    _run_all([job for job in due if job.arm.kind != "experts"], config)
+    _run_all([job for job in due if job.arm.kind == "experts"], config)
 
 
 def read_jobs(folder: Path) -> tuple[Config, list[Job]]:
@@ -102,6 +103,8 @@ def _jobs(overrides: list[str], config: Config, folder: Path) -> list[Job]:
     if config.threads is None and _at_a_time(config) > 1:
         overrides = [*overrides, "threads=1"]
     arms = [read_arm(name, config) for name in config.compare.arms]
+    if "experts" in config.compare.arms and "federated" not in config.compare.arms:
+        raise ConfigError("compare.arms has experts, which start from federated: list that too")
     # A seed after the other, so that an interrupted comparison has whole seeds.
     return [
         Job(arm, seed, tuple(overrides), folder / arm.folder / f"seed-{seed}")
@@ -146,6 +149,8 @@ def _check_arm(job: Job) -> None:
 
 
 def _run_all(jobs: Sequence[Job], config: Config) -> None:
+    if not jobs:
+        return
     failed: dict[str, BaseException] = {}
     executor = ProcessPoolExecutor(
         _at_a_time(config), multiprocessing.get_context("spawn"), initializer=use_one_thread

@@ -10,8 +10,11 @@ from omegaconf import OmegaConf
 
 from plurallm.config.types import Config
 
-FREE_ON_RESUME = ("resume", "output_dir", "cache_dir", "tracking", "compare")
-"""Keys that a resumed run may change: they touch no number of it."""
+FREE_ON_RESUME = (
+    *("resume", "output_dir", "cache_dir", "tracking"),
+    *("compare.arms", "compare.seeds", "compare.jobs"),
+)
+"""Keys, or groups of keys, that may change on resuming: they touch no number."""
 
 
 def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
@@ -34,7 +37,7 @@ def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old | new)
-        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_ON_RESUME
+        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(FREE_ON_RESUME)
     ]
 
 
@@ -48,7 +51,7 @@ def config_dict(config: Config) -> dict[str, Any]:
 def config_digest(config: Config) -> str:
     """Fingerprint of all that must be the same on the server and on every node."""
     tree = config_dict(config)
-    for key in (*FREE_ON_RESUME, "device", "threads"):
+    for key in ("output_dir", "cache_dir", "resume", "tracking", "compare", "device", "threads"):
         del tree[key]
     tree["embedding"].pop("device", None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
