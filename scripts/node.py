@@ -117,9 +117,9 @@ def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | in
 
 def check(settings: NodeSettings) -> None:
     """Read the survey, lay out its embedding table, and say what is there; raise what is wrong."""
-    survey = own_survey(settings)
     # What a run with the default values would take; the run's own may differ a little.
     config = own_config(load_config(["data=nodes"], None), settings)
+    survey = own_survey(config, settings)
     for group, count in count_seen(survey, config).items():
         print(f"{group}: {len(survey.answers[group].question_Q)} questions")
         if count < questions_needed(config):

@@ -203,7 +203,8 @@ def test_training_does_not_import_the_compiler_of_torch():
     # A new process for every message would spend most of its time on it.
     script = (
         "import sys, tiny; from plurallm.config import load_config; from plurallm import tasks;"
-        "from plurallm.model import PreferenceTransformer; from plurallm.training import train_group;"
+        "from plurallm.model import PreferenceTransformer;"
+        "from plurallm.training import train_group;"
         "config = load_config(tiny.TINY, None); survey = tasks.load_survey(config.data);"
         "table = tasks.survey_table(survey, config); name = next(iter(survey.answers));"
         "model = PreferenceTransformer(table.shape[1], config.model, config.seed);"
