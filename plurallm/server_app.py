@@ -68,7 +68,9 @@ def main(grid: Grid, context: Context) -> None:
         checkpoint = Checkpoint(0, _initial_arrays(nodes, config), {"totals": {}, "best": None})
     logger.info("the run's folder is %s", folder.path)
     if attendance.roles.absent:
-        logger.info("data.groups also lists, but no node has: %s", ", ".join(attendance.roles.absent))
+        logger.info(
+            "data.groups also lists, but no node has: %s", ", ".join(attendance.roles.absent)
+        )
     logger.info("clients compute on %s", describe(node.device for node in nodes.values()))
     strategy = GroupFedAvg(config, attendance.roles, attendance.groups_of, first_round, attendance)
     with open_trackers(config, folder, first_round) as trackers:

@@ -69,6 +69,8 @@ class LocalDeployment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for process in self.processes.values():  # all are told before the first is waited for
+            process.send_signal(signal.SIGTERM)
         for name in list(self.processes):
             self.stop(name)
 
@@ -161,7 +163,7 @@ class LocalDeployment:
             )
 
     def _script(self, script: str, *arguments: str) -> None:
-        command = [sys.executable, SCRIPTS / script, *arguments]
+        command = [sys.executable, str(SCRIPTS / script), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{script} {' '.join(arguments)}: {done.stdout}{done.stderr}")
