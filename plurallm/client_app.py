@@ -13,10 +13,26 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from plurallm.config import Config, FileData, config_digest, load_config, split_overrides
+from plurallm.config import (
+    Config,
+    FileData,
+    config_digest,
+    load_config,
+    split_overrides,
+)
 from plurallm.device import choose_device
 from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
 from plurallm.model import PreferenceTransformer
+from plurallm.node import (
+    RefusalError,
+    check_overrides,
+    guard,
+    node_settings,
+    own_config,
+    own_roles,
+    own_survey,
+)
+from plurallm.survey import Survey
 from plurallm.tasks import (
     GroupTask,
     Roles,
@@ -29,7 +45,7 @@ from plurallm.tasks import (
 )
 from plurallm.training import LocalUpdate, train_group, train_groups_together
 
-app = ClientApp()
+app = ClientApp(mods=[guard])
 
 
 @dataclass
@@ -39,9 +55,11 @@ class LocalData:
     Attributes
     ----------
     config : Config
-        The run's configuration.
+        The run's configuration; on a data holder's node with the node's own survey and device.
+    digest : str
+        Fingerprint of the run's configuration.
     roles : Roles
-        Of all groups of the survey.
+        Of all groups of the survey; on a data holder's node, what each may be asked.
     seen_questions : dict of str to int
         Seen questions of every group of the survey.
     tasks : dict of str to GroupTask
@@ -53,6 +71,7 @@ class LocalData:
     """
 
     config: Config
+    digest: str
     roles: Roles
     seen_questions: dict[str, int]
     tasks: dict[str, GroupTask]
@@ -87,8 +106,9 @@ def groups(message: Message, context: Context) -> Message:
             "embedding-width": local.table_RD.shape[1],
             "device": str(local.table_RD.device),
             "threads": torch.get_num_threads(),
-            "partitions": int(context.node_config["num-partitions"]),
-            "config": config_digest(local.config),
+            "partitions": int(context.node_config.get("num-partitions", 0)),
+            "score-only": [group in local.roles.held_out for group in hosted],
+            "config": local.digest,
         }
     )
     return Message(RecordDict({"node": record}), reply_to=message)
@@ -135,8 +155,24 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def local_data(context: Context) -> LocalData:
-    """Load what the process needs, or return what it has loaded for the same run before."""
+    """Load what the process needs.
+
+    A simulation's virtual nodes share what a process has loaded for the same run before; a data
+    holder's node has a new process for every message.
+
+    Raises
+    ------
+    RefusalError
+        When the run asks for what the node does not allow.
+    """
     overrides = str(context.run_config["overrides"])
+    settings = node_settings(context.node_config)
+    if settings is not None:
+        check_overrides(split_overrides(overrides), settings)
+        run = _config(overrides)
+        config = own_config(run, settings)
+        survey = own_survey(config, settings)
+        return _lay_out(survey, own_roles(survey, config, settings), config, config_digest(run))
     config = _config(overrides)
     version = 0
     path = config.data.path if isinstance(config.data, FileData) else None
@@ -155,17 +191,21 @@ def _config(overrides: str) -> Config:
 def _load(overrides: str, version: int) -> LocalData:
     """`version` tells a survey file that was changed under its name."""
     config = _config(overrides)
+    survey = load_survey(config.data)
+    roles = assign_roles(count_seen(survey, config), config)
+    return _lay_out(survey, roles, config, config_digest(config))
+
+
+def _lay_out(survey: Survey, roles: Roles, config: Config, digest: str) -> LocalData:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    survey = load_survey(config.data)
-    seen_questions = count_seen(survey, config)
-    roles = assign_roles(seen_questions, config)
     table_RD = survey_table(survey, config).to(choose_device(config.device))
     model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
     return LocalData(
         config,
+        digest,
         roles,
-        seen_questions,
+        count_seen(survey, config),
         group_tasks(survey, roles.groups, config),
         table_RD,
         model.to(table_RD.device, getattr(torch, config.precision)),
@@ -173,9 +213,9 @@ def _load(overrides: str, version: int) -> LocalData:
 
 
 def node_groups(local: LocalData, context: Context) -> tuple[str, ...]:
-    """Groups that the node hosts: its share of a simulation's groups."""
+    """Groups that the node hosts: its own, or its share of a simulation's groups."""
     if "partition-id" not in context.node_config:
-        raise ValueError("the node's configuration has no partition-id")
+        return local.roles.groups
     partition, partitions = (
         int(context.node_config[key]) for key in ("partition-id", "num-partitions")
     )
@@ -216,9 +256,9 @@ def _asked(message: Message, local: LocalData, context: Context) -> tuple[list[s
     asked = [str(group) for group in config["groups"]]  # type: ignore[union-attr]
     foreign = sorted(set(asked) - set(node_groups(local, context)))
     if foreign:
-        raise ValueError(f"the node was asked for group {foreign[0]!r}, which it does not host")
+        raise RefusalError(f"the node was asked for group {foreign[0]!r}, which it does not host")
     if message.metadata.message_type == "train" and set(asked) & set(local.roles.held_out):
-        raise ValueError("the node was asked to train a held-out group")
+        raise RefusalError("the node was asked to train a held-out group")
     return asked, int(config["round"])  # type: ignore[arg-type]
 
 

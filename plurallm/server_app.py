@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ from plurallm.config import (
 )
 from plurallm.evaluation import summarize
 from plurallm.model import PreferenceTransformer
-from plurallm.strategy import GroupFedAvg, Node, describe, meet_nodes
+from plurallm.strategy import (
+    Attendance,
+    GroupFedAvg,
+    Node,
+    assign_roles_of_nodes,
+    describe,
+    extend_roles,
+    is_deployment,
+    meet_nodes,
+)
 from plurallm.tasks import Roles, assign_roles, count_seen, group_tasks, load_survey, survey_table
 from plurallm.tracking import RunFolder, Trackers, open_trackers, versions
 
@@ -42,27 +51,30 @@ def main(grid: Grid, context: Context) -> None:
     if not logger.hasHandlers():  # Flower's processes show its own log only
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
-    overrides = split_overrides(str(context.run_config["overrides"]))
+    overrides = [
+        override
+        for key in ("overrides", "server-overrides")
+        for override in split_overrides(str(context.run_config.get(key, "")))
+    ]
     config = load_config(overrides, None)
     checkpoint = checkpoint_to_resume(config)
-    nodes = meet_nodes(grid, config, config_digest(config))
-    roles = assign_roles(_seen_questions(nodes), config)
+    digest = config_digest(config)
+    nodes = meet_nodes(grid, config, digest)
+    attendance = Attendance(config, digest, nodes, _roles(nodes, config, checkpoint))
     first_round = 0 if checkpoint is None else checkpoint.round_number
     folder = RunFolder(_run_folder(config, context), None if checkpoint is None else first_round)
     if checkpoint is None:
         folder.save_config(config, overrides)
         checkpoint = Checkpoint(0, _initial_arrays(nodes, config), {"totals": {}, "best": None})
     logger.info("the run's folder is %s", folder.path)
-    if roles.absent:
-        logger.info("data.groups also lists, but no node has: %s", ", ".join(roles.absent))
+    if attendance.roles.absent:
+        logger.info(
+            "data.groups also lists, but no node has: %s", ", ".join(attendance.roles.absent)
+        )
     logger.info("clients compute on %s", describe(node.device for node in nodes.values()))
-    groups_of = {
-        node_id: tuple(group for group in roles.groups if group in node.seen_questions)
-        for node_id, node in nodes.items()
-    }
-    strategy = GroupFedAvg(config, roles, groups_of, first_round)
+    strategy = GroupFedAvg(config, attendance.roles, attendance.groups_of, first_round, attendance)
     with open_trackers(config, folder, first_round) as trackers:
-        recorder = Recorder(config, roles, nodes, strategy, folder, trackers, checkpoint)
+        recorder = Recorder(config, attendance, strategy, folder, trackers, checkpoint)
         strategy.start(
             grid,
             ArrayRecord({name: Array(array) for name, array in checkpoint.arrays.items()}),
@@ -79,10 +91,8 @@ class Recorder:
     ----------
     config : Config
         The run's configuration.
-    roles : Roles
-        Which groups train and which are held out.
-    nodes : mapping of int to Node
-        Who takes part.
+    attendance : Attendance
+        Who takes part, and as what.
     strategy : GroupFedAvg
         Its ``report`` is what a round brought.
     folder : RunFolder
@@ -96,16 +106,16 @@ class Recorder:
     def __init__(
         self,
         config: Config,
-        roles: Roles,
-        nodes: Mapping[int, Node],
+        attendance: Attendance,
         strategy: GroupFedAvg,
         folder: RunFolder,
         trackers: Trackers,
         checkpoint: Checkpoint,
     ) -> None:
         self._config = config
-        self._roles = roles
-        self._nodes = nodes
+        self._attendance = attendance
+        self._roles = attendance.roles
+        self._embedding_width = next(iter(attendance.nodes.values())).embedding_width
         self._strategy = strategy
         self._folder = folder
         self._trackers = trackers
@@ -118,14 +128,19 @@ class Recorder:
         if server_round == 0:
             return None
         report = self._strategy.report
+        if self._roles != self._attendance.roles:
+            # Means over other groups do not compare.
+            self._roles, self._best = self._attendance.roles, None
         arrays = {name: array.numpy() for name, array in record.items()}
-        metrics = {
+        metrics: dict[str, Any] = {
             "round": report.round_number,
             "step": report.round_number * self._config.training.steps_per_round,
             "train_loss": report.train_loss,
             "groups_trained": list(report.losses),
             "groups_refused": report.refused,
         }
+        if report.failed is not None:
+            metrics["failed"] = report.failed
         if report.scores:
             distance = self._config.data.distance
             metrics |= summarize(report.scores, self._roles.by_group, distance)
@@ -140,17 +155,39 @@ class Recorder:
             "seconds": report.seconds,
             "bytes_down": report.bytes_down,
             "bytes_up": report.bytes_up,
+            "groups": report.work,
+            **self._presence(),
         }
         self._trackers.log_round(metrics, timings)
         if report.round_number == self._config.federation.rounds:
             self._folder.save_model("model", arrays, self._describe(report.round_number))
             self._trackers.finish(self._summary(metrics))
         elif report.round_number % self._config.federation.checkpoint_every == 0:
-            state = {"totals": self._totals, "best": self._best}
+            state = {
+                "totals": self._totals,
+                "best": self._best,
+                "roles": self._roles.by_group,
+            }
             save_checkpoint(
                 self._folder.path / "checkpoint", Checkpoint(report.round_number, arrays, state)
             )
         return None
+
+    def _presence(self) -> dict[str, Any]:
+        """In a deployment, when the round ended, who came and went, and each group's node."""
+        if not is_deployment(self._config):
+            return {}
+        attendance = self._attendance
+        return {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "joined": attendance.joined,
+            "left": attendance.left,
+            "nodes": {
+                group: str(node)
+                for node, groups in attendance.groups_of.items()
+                for group in groups
+            },
+        }
 
     def _keep_best(self, metrics: Mapping[str, Any], arrays: Arrays) -> None:
         cell = next((name for name in _SELECTION_CELLS if name in metrics["cells"]), None)
@@ -170,14 +207,20 @@ class Recorder:
         config = config_dict(self._config)
         return {
             "round": round_number,
-            "embedding_width": next(iter(self._nodes.values())).embedding_width,
+            "embedding_width": self._embedding_width,
             "model": config["model"],
             "embedding": config["embedding"],
             "precision": self._config.precision,
         }
 
     def _summary(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        survey_facts = _survey_facts(self._config, self._roles) if self._is_simulation() else {}
+        nodes = self._attendance.nodes.values()
+        if is_deployment(self._config):
+            facts = {"participation": self._folder.participation()}
+        elif all(node.partitions is not None for node in nodes):
+            facts = _survey_facts(self._config, self._roles)
+        else:
+            facts = {}
         return {
             **last,
             "best": self._best,
@@ -188,12 +231,12 @@ class Recorder:
             "held_out_groups": list(self._roles.held_out),
             "groups_absent": list(self._roles.absent),
             "groups_dropped": {},
-            "nodes": len(self._nodes),
+            "nodes": len(nodes),
             "devices": {
-                "clients": describe(node.device for node in self._nodes.values()),
+                "clients": describe(node.device for node in nodes),
                 "server": "cpu",
             },
-            "threads": sorted({node.threads for node in self._nodes.values()}),
+            "threads": sorted({node.threads for node in nodes}),
             "bytes_down": self._totals["bytes_down"],
             "bytes_up": self._totals["bytes_up"],
             "seconds": {
@@ -202,11 +245,8 @@ class Recorder:
                 "this_process": time.monotonic() - self._started,
             },
             "versions": versions(),
-            **survey_facts,
+            **facts,
         }
-
-    def _is_simulation(self) -> bool:
-        return all(node.partitions is not None for node in self._nodes.values())
 
 
 def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
@@ -227,8 +267,21 @@ def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
     }
 
 
-def _seen_questions(nodes: Mapping[int, Node]) -> dict[str, int]:
-    return {group: count for node in nodes.values() for group, count in node.seen_questions.items()}
+def _roles(nodes: Mapping[int, Node], config: Config, checkpoint: Checkpoint | None) -> Roles:
+    """Roles of the groups that nodes host; a deployment's resumed run keeps those that it gave."""
+    seen = {group: count for node in nodes.values() for group, count in node.seen_questions.items()}
+    if not is_deployment(config):
+        return assign_roles(seen, config)
+    score_only = {group for node in nodes.values() for group in node.score_only}
+    if checkpoint is None:
+        return assign_roles_of_nodes(seen, score_only, config)
+    given: dict[str, str] = checkpoint.state["roles"]
+    known = Roles(
+        train=tuple(group for group, role in given.items() if role == "train"),
+        held_out=tuple(group for group, role in given.items() if role == "held_out"),
+        dropped={},
+    )
+    return extend_roles(known, seen, score_only, config)
 
 
 def _initial_arrays(nodes: Mapping[int, Node], config: Config) -> Arrays:

@@ -33,23 +33,30 @@ class InProcessGrid(Grid):
     ----------
     client_app : ClientApp
         What every node runs.
-    nodes : int
-        Number of virtual nodes.
+    nodes : int or sequence of dict
+        Number of virtual nodes, or the ``--node-config`` of each data holder's node.
     run_config : dict
         As Flower would hand it to the apps.
     """
 
-    def __init__(self, client_app: ClientApp, nodes: int, run_config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        client_app: ClientApp,
+        nodes: int | Sequence[dict[str, Any]],
+        run_config: dict[str, Any],
+    ) -> None:
+        if isinstance(nodes, int):
+            nodes = [{"partition-id": i, "num-partitions": nodes} for i in range(nodes)]
         self._client_app = client_app
         self._contexts = {
             node_id: Context(
                 run_id=1,
                 node_id=node_id,
-                node_config={"partition-id": node_id - 1, "num-partitions": nodes},
+                node_config=node_config,
                 state=RecordDict(),
                 run_config=run_config,
             )
-            for node_id in range(1, nodes + 1)
+            for node_id, node_config in enumerate(nodes, start=1)
         }
         self._sent = 0
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
@@ -110,6 +117,7 @@ def run_in_process(
     overrides: Sequence[str],
     client_app: ClientApp = default_client_app,
     server_app: ServerApp = default_server_app,
+    nodes: Sequence[dict[str, Any]] | None = None,
 ) -> None:
     """Run a whole federation in this process.
 
@@ -119,6 +127,9 @@ def run_in_process(
         Hydra overrides, paths absolute.
     client_app, server_app : ClientApp, ServerApp
         What nodes and server run.
+    nodes : sequence of dict, optional
+        The ``--node-config`` of each data holder's node, for a deployment in one process; by
+        default virtual nodes share the groups.
 
     Raises
     ------
@@ -129,7 +140,7 @@ def run_in_process(
     logging.getLogger("flwr").setLevel(logging.WARNING)
     config = load_config(overrides, None)
     run_config: dict[str, Any] = {"overrides": shlex.join(overrides)}
-    grid = InProcessGrid(client_app, plan_nodes(config), run_config)
+    grid = InProcessGrid(client_app, nodes or plan_nodes(config), run_config)
     context = Context(
         run_id=random.getrandbits(62),
         node_id=0,

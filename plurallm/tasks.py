@@ -97,6 +97,11 @@ def load_survey(config: DataConfig) -> Survey:
     ConfigError
         When no question can be scored by the distance.
     """
+    if config.source == "nodes":
+        raise ConfigError(
+            "data=nodes leaves the survey to the nodes of a deployment: to run here, choose "
+            "data=synthetic, or data=custom with data.path=..."
+        )
     if isinstance(config, SyntheticData):
         survey = generate_survey(
             config.num_groups, config.num_questions, config.respondents, config.survey_seed
@@ -187,6 +192,12 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
             f"questions that context and targets take, {len(roles.held_out)} are held out"
         )
     return roles
+
+
+def population(group: str, data: DataConfig) -> str:
+    """Whom a label names: its text before " (", or the first label of its list of populations."""
+    name = group.partition(" (")[0]
+    return next((names[0] for names in data.populations if {group, name} & set(names)), name)
 
 
 def plan_nodes(config: Config) -> int:
@@ -321,23 +332,17 @@ def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> 
         )
 
 
-def _population(group: str, data: DataConfig) -> str:
-    """Whom a label names: its text before " (", or the first label of its list of populations."""
-    name = group.partition(" (")[0]
-    return next((names[0] for names in data.populations if {group, name} & set(names)), name)
-
-
 def _draw_held_out(others: Sequence[str], listed: Mapping[str, str], config: Config) -> set[str]:
     """Of the groups without a listed role, those that are held out."""
-    population = {name: _population(name, config.data) for name in (*others, *listed)}
+    whom = {name: population(name, config.data) for name in (*others, *listed)}
     # A population listed in both roles counts as held out, which cannot leak.
-    pinned = {population[name]: role for name, role in listed.items()}
-    held = {name for name in others if pinned.get(population[name]) == "held_out"}
-    free = {population[name] for name in others} - set(pinned)
+    pinned = {whom[name]: role for name, role in listed.items()}
+    held = {name for name in others if pinned.get(whom[name]) == "held_out"}
+    free = {whom[name] for name in others} - set(pinned)
     held_listed = sum(role == "held_out" for role in listed.values())
     wanted = math.floor(config.data.held_out_fraction * (len(others) + len(listed)) + 0.5)
     for drawn in sorted(free, key=lambda name: digest_fraction("role", config.seed, name)):
         if held_listed + len(held) >= wanted:
             break
-        held |= {name for name in others if population[name] == drawn}
+        held |= {name for name in others if whom[name] == drawn}
     return held

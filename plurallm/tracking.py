@@ -94,6 +94,32 @@ class RunFolder:
             self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )
 
+    def participation(self) -> dict[str, dict[str, str]]:
+        """Rounds in which each group trained, and in which its update was missed or refused.
+
+        Returns
+        -------
+        dict
+            By group ``trained`` and ``missed``, ranges of rounds such as ``"1-3, 7"``.
+        """
+        trained: dict[str, list[int]] = {}
+        missed: dict[str, list[int]] = {}
+        for text in self._metrics.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            for rounds, groups in (
+                (trained, line["groups_trained"]),
+                (missed, line["groups_refused"]),
+            ):
+                for group in groups:
+                    rounds.setdefault(group, []).append(line["round"])
+        return {
+            group: {
+                "trained": _ranges(trained.get(group, [])),
+                "missed": _ranges(missed.get(group, [])),
+            }
+            for group in sorted(trained | missed)
+        }
+
     def close(self) -> None:
         """Nothing is left open."""
 
@@ -174,7 +200,9 @@ class ProgressTracker:
         """Show round, loss and the last alignment."""
         text = progress_text(metrics)
         if self._bar is None:
-            logger.info("round %d/%d  %s", metrics["round"], self._rounds, text)
+            logger.info(
+                "round %d/%d  %s%s", metrics["round"], self._rounds, text, _work_text(timings)
+            )
             return
         if "cells" in metrics:
             self._alignment = text.partition("  ")[2]
@@ -235,12 +263,24 @@ def open_trackers(config: Config, folder: RunFolder, first_round: int) -> Tracke
 
 def progress_text(metrics: Mapping[str, Any]) -> str:
     """One round in a few words: loss and, when it evaluated, the headline alignment."""
-    text = f"loss {metrics['train_loss']:.4f}"
+    loss = metrics["train_loss"]
+    text = "failed" if loss is None else f"loss {loss:.4f}"
     cells = metrics.get("cells")
     if cells:
         name = HEADLINE if HEADLINE in cells else next(iter(cells))
         text += f"  alignment {cells[name]['alignment']:.4f}"
     return text
+
+
+def _work_text(timings: Mapping[str, Any]) -> str:
+    """Groups, seconds and bytes of a round in a few words, where they are known."""
+    if "groups" not in timings:
+        return ""
+    sent = timings["bytes_up"] + timings["bytes_down"]
+    return (
+        f"  {len(timings['groups'])} groups  {sum(timings['seconds'].values()):.1f} s"
+        f"  {sent / 1e6:.1f} MB"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -259,6 +299,17 @@ def _numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[prefix + key] = value
     return flat
+
+
+def _ranges(rounds: list[int]) -> str:
+    """Rounds in ascending order as ``"1-3, 7"``."""
+    runs: list[list[int]] = []
+    for number in rounds:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _lines_until(file: Path, last_round: int) -> list[str]:

@@ -154,15 +154,18 @@ def on_signals(action: Callable[[int, Any], None] | signal.Handlers) -> None:
         signal.signal(number, action)
 
 
-def end_processes(home: str) -> None:
-    """End every process with this ``FLWR_HOME`` in its environment, and no other."""
+def end_processes(home: str, patience: float = 4) -> None:
+    """End every process with this ``FLWR_HOME`` in its environment, and no other.
+
+    Those that are left `patience` seconds after they were asked to end are killed.
+    """
     begin = time.monotonic()
     while True:
         everything = psutil.process_iter(["environ"])
         own = [p for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == home]
         if not own:
             return
-        late = time.monotonic() > begin + 4  # seconds after they were asked to end
+        late = time.monotonic() >= begin + patience
         for process in own:
             with suppress(psutil.NoSuchProcess):
                 process.kill() if late else process.terminate()

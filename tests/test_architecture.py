@@ -23,6 +23,7 @@ ORDER = (
     "preferences",
     "tasks",
     "inspection",
+    "node",
     "model",
     "training",
     "evaluation",

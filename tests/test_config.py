@@ -273,6 +273,8 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "federation.min_groups": ([0, -1], [1, None]),
     "federation.wait_seconds": ([0, -1, math.nan], [0.1]),
     "federation.round_timeout": ([0, -1, math.nan], [0.1]),
+    "federation.failed_rounds": ([-1], [0]),
+    "federation.max_update_norm": ([0, -1, math.nan], [0.1, None]),
     "federation.checkpoint_every": ([0, -1], [1]),
     "strategy.weighting": (["answers", ""], ["questions", "uniform"]),
     "evaluation.every": ([0, -1], [1]),

@@ -292,6 +292,7 @@ def test_messages_carry_no_answer_text_or_embedding(tmp_path):
             "device",
             "threads",
             "partitions",
+            "score-only",
             "config",
         },
         "train": {"num-examples", "train-loss", "seconds", "groups"},

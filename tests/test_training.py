@@ -2,7 +2,10 @@
 
 import copy
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from plurallm.training import (
     train_group,
     train_groups_together,
 )
+from plurallm.training.adam import Adam
 
 
 @pytest.fixture
@@ -170,3 +174,33 @@ def test_groups_together_equal_one_after_the_other(tmp_path, loss):
         assert updates[row].examples == update.examples
         for name, value in one.state_dict().items():
             torch.testing.assert_close(weights[name][row], value, rtol=0, atol=1e-8)
+
+
+def test_adam_is_that_of_torch_to_the_bit():
+    draws = torch.Generator().manual_seed(3)
+    start = [torch.randn(shape, generator=draws) for shape in ((5, 7), (3,), ())]
+    ours, theirs = ([t.clone().requires_grad_() for t in start] for _ in range(2))
+    own, reference = Adam(ours), torch.optim.Adam(theirs, fused=True)
+    for rate in (1e-2, 3e-3, 1e-3):
+        for tensors in (ours, theirs):
+            sum((t**3).sum() for t in tensors).backward()
+        own.step(rate)
+        reference.param_groups[0]["lr"] = rate
+        reference.step()
+        reference.zero_grad()
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_training_does_not_import_the_compiler_of_torch():
+    # A new process for every message would spend most of its time on it.
+    script = (
+        "import sys, tiny; from plurallm.config import load_config; from plurallm import tasks;"
+        "from plurallm.model import PreferenceTransformer;"
+        "from plurallm.training import train_group;"
+        "config = load_config(tiny.TINY, None); survey = tasks.load_survey(config.data);"
+        "table = tasks.survey_table(survey, config); name = next(iter(survey.answers));"
+        "model = PreferenceTransformer(table.shape[1], config.model, config.seed);"
+        "train_group(model, tasks.group_tasks(survey, [name], config)[name], table, config, 1);"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)

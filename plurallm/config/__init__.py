@@ -6,6 +6,7 @@ from plurallm.config.compose import (
     config_directory,
     hydra_quote,
     load_config,
+    override_key,
     split_overrides,
     typed_config,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "config_directory",
     "hydra_quote",
     "load_config",
+    "override_key",
     "split_overrides",
     "typed_config",
 ]

@@ -138,6 +138,30 @@ def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[
     return list(by_key.values())
 
 
+def override_key(text: str) -> str:
+    """Key, or folder of ``conf/``, whose value an override replaces.
+
+    Parameters
+    ----------
+    text : str
+        One Hydra override.
+
+    Returns
+    -------
+    str
+        For example ``"training.learning_rate"``, or ``"data"`` of ``data=custom``.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be parsed, or adds or deletes a key (``+key=``, ``~key``, ``key@package=``).
+    """
+    key, _ = _parse(text)
+    if not text.startswith(f"{key}="):
+        raise ConfigError(f"override {text!r} does not have the form {key}=...")
+    return key
+
+
 def hydra_quote(value: str) -> str:
     """Quote a text so that Hydra's override grammar reads it back unchanged."""
     # Backslashes count only before a quote, of which the closing one is the last.

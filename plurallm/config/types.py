@@ -120,6 +120,7 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
             "synthetic": SyntheticData,
             "custom": FileData,
             "globalopinionqa": FileData,
+            "nodes": DataConfig,
             "opinionqa": OpinionQAData,
         },
     ),

@@ -127,6 +127,9 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"Refused in the last round: {summary['groups_refused']}")
     if summary["groups_unscored"]:
         lines.append(f"Not scored in the last round: {summary['groups_unscored']}")
+    for group, rounds in summary.get("participation", {}).items():
+        missed = f", missed {rounds['missed']}" if rounds["missed"] else ""
+        lines.append(f"{group}: trained in rounds {rounds['trained'] or 'none'}{missed}.")
     devices = summary["devices"]
     lines.append(
         f"Clients computed on {devices['clients']} ({summary['nodes']} nodes), "

@@ -1,18 +1,24 @@
 """The federation on the server: who takes part, and how updates are taken and averaged."""
 
+from plurallm.strategy.attendance import Attendance
 from plurallm.strategy.fedavg import GroupFedAvg
 from plurallm.strategy.mean import OrderedMean
-from plurallm.strategy.members import Node, describe, meet_nodes
+from plurallm.strategy.members import Node, describe, is_deployment, meet_nodes
 from plurallm.strategy.replies import Update
 from plurallm.strategy.report import FederationError, RoundReport
+from plurallm.strategy.roles import assign_roles_of_nodes, extend_roles
 
 __all__ = [
+    "Attendance",
     "FederationError",
     "GroupFedAvg",
     "Node",
     "OrderedMean",
     "RoundReport",
     "Update",
+    "assign_roles_of_nodes",
     "describe",
+    "extend_roles",
+    "is_deployment",
     "meet_nodes",
 ]

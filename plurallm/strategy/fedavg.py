@@ -22,10 +22,21 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from plurallm.checkpoint import Arrays
 from plurallm.config import Config, ConfigError
 from plurallm.randomness import digest_fraction
+from plurallm.strategy.attendance import Attendance
 from plurallm.strategy.mean import OrderedMean
-from plurallm.strategy.replies import Shapes, Update, answers, read_scores, read_updates, size
+from plurallm.strategy.replies import (
+    Shapes,
+    Update,
+    answers,
+    read_scores,
+    read_updates,
+    read_work,
+    size,
+    too_large,
+)
 from plurallm.strategy.report import FederationError, RoundReport, reasons
 from plurallm.tasks import Roles
 
@@ -45,6 +56,8 @@ class GroupFedAvg(FedAvg):
         Groups of each node.
     first_round : int
         Rounds that an earlier run has finished: Flower counts from 1, the run goes on from there.
+    attendance : Attendance, optional
+        Follows a deployment's nodes, before every round.
 
     Attributes
     ----------
@@ -58,12 +71,14 @@ class GroupFedAvg(FedAvg):
         roles: Roles,
         groups_of: Mapping[int, tuple[str, ...]],
         first_round: int = 0,
+        attendance: Attendance | None = None,
     ) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.config = config
         self.roles = roles
         self.groups_of = groups_of
         self.first_round = first_round
+        self.attendance = attendance
         self.report = RoundReport(first_round)
         asked = len(self._participants())
         if (config.federation.min_groups or 0) > asked:
@@ -72,6 +87,8 @@ class GroupFedAvg(FedAvg):
                 f"but only {asked} groups are asked in a round"
             )
         self._asked: dict[int, list[str]] = {}
+        self._failed_rounds = 0
+        self._global: Arrays = {}
         self._shapes: Shapes = {}
         self._started = 0.0
 
@@ -89,8 +106,15 @@ class GroupFedAvg(FedAvg):
     ) -> Iterable[Message]:
         """Ask the nodes of this round's training groups for an update of each."""
         self.report = RoundReport(self.first_round + server_round)
+        if self.attendance is not None:
+            self.attendance.follow(grid, self.report.round_number)
+            self.roles, self.groups_of = self.attendance.roles, self.attendance.groups_of
         self._shapes = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
-        return self._ask(MessageType.TRAIN, self._participants(), arrays)
+        self._global = {name: array.numpy() for name, array in arrays.items()}
+        participants = self._participants()
+        messages = self._ask(MessageType.TRAIN, participants, arrays)
+        self.report.refused |= self._away(participants)
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -100,7 +124,8 @@ class GroupFedAvg(FedAvg):
         Raises
         ------
         FederationError
-            When fewer than ``federation.min_groups`` groups brought one.
+            When fewer than ``federation.min_groups`` groups brought one, in more than
+            ``federation.failed_rounds`` rounds.
         """
         due = {group for groups in self._asked.values() for group in groups}
         order = [group for group in self.roles.train if group in due]
@@ -116,10 +141,11 @@ class GroupFedAvg(FedAvg):
                 mean.add(group, update.arrays, update.examples if by_questions else 1.0)
                 losses[group] = update.loss
         self.report.losses = {group: losses[group] for group in order if group in losses}
-        self._check_enough(len(order))
         self.report.seconds["train"] = time.monotonic() - self._started
+        if self._has_failed():
+            return None, None  # Flower keeps the weights of the round before
         averaged = ArrayRecord({name: Array(array) for name, array in mean.result().items()})
-        return averaged, MetricRecord({"train-loss": self.report.train_loss})
+        return averaged, MetricRecord({"train-loss": float(self.report.train_loss or 0)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -129,6 +155,7 @@ class GroupFedAvg(FedAvg):
         if number % self.config.evaluation.every and number != self.config.federation.rounds:
             self._asked = {}
             return []
+        self.report.unscored |= self._away(self.roles.groups)
         return self._ask(MessageType.EVALUATE, self.roles.groups, arrays)
 
     def aggregate_evaluate(
@@ -201,14 +228,35 @@ class GroupFedAvg(FedAvg):
             if isinstance(content, str):
                 yield from ((group, content) for group in groups)
             else:
-                self.report.bytes_up += sum(map(size, content.array_records.values()))
-                yield from read_updates(content, groups, self._shapes)
+                work = read_work(content, groups)
+                self.report.work |= work
+                self.report.bytes_up += sum(row["bytes_up"] for row in work.values())
+                bound = self.config.federation.max_update_norm
+                for group, update in read_updates(content, groups, self._shapes):
+                    problem = (
+                        None if isinstance(update, str) else too_large(update, self._global, bound)
+                    )
+                    yield group, problem or update
 
-    def _check_enough(self, asked: int) -> None:
-        answered = len(self.report.losses)
+    def _away(self, groups: Iterable[str]) -> dict[str, str]:
+        """Of some groups, those whose node is not there, with that as the reason."""
+        hosted = {group for groups in self.groups_of.values() for group in groups}
+        return {group: "its node is away" for group in groups if group not in hosted}
+
+    def _has_failed(self) -> bool:
+        answered, asked = len(self.report.losses), len(self._participants())
         needed = self.config.federation.min_groups or math.ceil(asked / 2)
-        if answered < needed:
-            raise FederationError(
-                f"round {self.report.round_number}: {answered} of {asked} groups brought an update "
-                f"and federation.min_groups is {needed}; " + reasons(self.report.refused)
-            )
+        if answered >= needed:
+            return False
+        self.report.failed = (
+            f"round {self.report.round_number}: {answered} of {asked} groups brought an update "
+            f"and federation.min_groups is {needed}; " + reasons(self.report.refused)
+        )
+        self._failed_rounds += 1
+        if self._failed_rounds > self.config.federation.failed_rounds:
+            raise FederationError(self.report.failed)
+        logger.warning("%s; the weights stay as they are", self.report.failed)
+        unused = dict.fromkeys(self.report.losses, "the round failed")
+        self.report.refused |= unused
+        self.report.losses = {}
+        return True

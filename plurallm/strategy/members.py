@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ from flwr.serverapp import Grid
 
 from plurallm.config import Config, ConfigError
 from plurallm.strategy.replies import error_reason
-from plurallm.strategy.report import FederationError
+from plurallm.strategy.report import FederationError, reasons
 
 logger = logging.getLogger("plurallm")
 
-_POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Node:
     ----------
     seen_questions : dict of str to int
         Its groups, with the number of seen questions of each.
+    score_only : frozenset of str
+        Groups of it that may only be scored.
     embedding_width : int
         Width of its embeddings.
     device : str
@@ -39,6 +41,7 @@ class Node:
     """
 
     seen_questions: dict[str, int]
+    score_only: frozenset[str]
     embedding_width: int
     device: str
     threads: int
@@ -48,6 +51,9 @@ class Node:
 
 def meet_nodes(grid: Grid, config: Config, config_digest: str) -> dict[int, Node]:
     """Wait for the expected nodes and ask each for its groups.
+
+    In a deployment a node that cannot take part is named in the log and done without, and where
+    ``federation.min_groups`` is set, so many groups that may train are enough to start with.
 
     Parameters
     ----------
@@ -70,30 +76,92 @@ def meet_nodes(grid: Grid, config: Config, config_digest: str) -> dict[int, Node
         host one group, or nodes disagree on configuration or embedding width.
     """
     nodes: dict[int, Node] = {}
+    refused: dict[str, str] = {}
     deadline = time.monotonic() + config.federation.wait_seconds
     logger.info("waiting for nodes and their groups")
     while not _complete(nodes, config):
         remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise FederationError(_missing(nodes, config))
-        new = [node for node in grid.get_node_ids() if node not in nodes]
+        if remaining <= 0 or _all_answered(nodes, refused, config):
+            if _enough(nodes, config):
+                break
+            raise FederationError(_missing(nodes, refused, config))
+        there = grid.get_node_ids()
+        new = [node for node in there if node not in nodes and f"node {node}" not in refused]
         if not new:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
             continue
-        questions = [Message(RecordDict(), node, "query.groups") for node in new]
-        for reply in grid.send_and_receive(questions, timeout=remaining):
-            node_id = reply.metadata.src_node_id
-            if reply.has_error():
-                raise FederationError(f"node {node_id} cannot take part: {error_reason(reply)}")
-            nodes[node_id] = _read(reply.content)
-    _check(nodes, config_digest)
+        for node_id, answer in ask_groups(grid, new, remaining):
+            problem = objection(node_id, answer, nodes, config_digest)
+            if isinstance(answer, Node) and problem is None:
+                nodes[node_id] = answer
+            elif is_deployment(config):
+                refused[f"node {node_id}"] = str(problem)
+                logger.warning("node %d cannot take part: %s", node_id, problem)
+            else:
+                raise FederationError(f"node {node_id} cannot take part: {problem}")
     return dict(sorted(nodes.items(), key=lambda item: sorted(item[1].seen_questions)))
+
+
+def is_deployment(config: Config) -> bool:
+    """Tell whether nodes bring surveys of their own, and may come and go."""
+    return config.data.source == "nodes"
+
+
+def ask_groups(
+    grid: Grid, node_ids: Iterable[int], timeout: float
+) -> Iterator[tuple[int, Node | str]]:
+    """Ask nodes for their groups.
+
+    Parameters
+    ----------
+    grid : Grid
+        The engine.
+    node_ids : iterable of int
+        Whom to ask.
+    timeout : float
+        Seconds to wait.
+
+    Yields
+    ------
+    node id, Node or str
+        The reason, a text, of one that cannot take part; one that is silent is left out.
+    """
+    questions = [Message(RecordDict(), node, "query.groups") for node in node_ids]
+    for reply in grid.send_and_receive(questions, timeout=timeout):
+        if reply.has_error():
+            yield reply.metadata.src_node_id, error_reason(reply)
+        else:
+            yield reply.metadata.src_node_id, _read(reply.content)
+
+
+def objection(
+    node_id: int, node: Node | str, others: Mapping[int, Node], config_digest: str
+) -> str | None:
+    """Why a node, as ``ask_groups`` gives it, cannot take part beside others; or None."""
+    if isinstance(node, str):
+        return node
+    if node.config != config_digest:
+        return (
+            f"node {node_id} composed another configuration than the server: it must run the "
+            "same version, and a resumed run must be started with scripts/run.sh or submit.sh"
+        )
+    for other_id, other in others.items():
+        for group in node.seen_questions:
+            if group in other.seen_questions:
+                return f"group {group!r} is hosted by two nodes, {other_id} and {node_id}"
+        if node.embedding_width != other.embedding_width:
+            widths = sorted((node.embedding_width, other.embedding_width))
+            return f"nodes have embeddings of different widths: {widths}"
+    return None
 
 
 def _read(content: RecordDict) -> Node:
     record: Mapping[str, Any] = content.config_records["node"]
+    groups = record["groups"]
+    may_only = zip(groups, record["score-only"], strict=True)
     return Node(
-        seen_questions=dict(zip(record["groups"], record["seen-questions"], strict=True)),
+        seen_questions=dict(zip(groups, record["seen-questions"], strict=True)),
+        score_only=frozenset(group for group, score_only in may_only if score_only),
         embedding_width=record["embedding-width"],
         device=record["device"],
         threads=record["threads"],
@@ -111,37 +179,39 @@ def _expected(nodes: dict[int, Node], config: Config) -> int | None:
 def _complete(nodes: dict[int, Node], config: Config) -> bool:
     expected = _expected(nodes, config)
     if nodes and expected is None:
-        raise ConfigError("federation.nodes must say how many nodes are expected")
+        if config.federation.min_groups is None:
+            raise ConfigError("federation.nodes must say how many nodes are expected")
+        return _enough(nodes, config)
     return expected is not None and len(nodes) >= expected
 
 
-def _missing(nodes: dict[int, Node], config: Config) -> str:
+def _enough(nodes: dict[int, Node], config: Config) -> bool:
+    """Whether a deployment can start without all the expected nodes."""
+    may_train = [
+        group
+        for node in nodes.values()
+        for group in node.seen_questions
+        if group not in node.score_only
+    ]
+    least = config.federation.min_groups
+    return is_deployment(config) and least is not None and len(may_train) >= least
+
+
+def _all_answered(nodes: dict[int, Node], refused: dict[str, str], config: Config) -> bool:
+    expected = _expected(nodes, config)
+    return bool(refused) and expected is not None and len(nodes) + len(refused) >= expected
+
+
+def _missing(nodes: dict[int, Node], refused: dict[str, str], config: Config) -> str:
     expected = _expected(nodes, config)
     met = ", ".join(sorted(group for node in nodes.values() for group in node.seen_questions))
-    return (
-        f"{len(nodes)} of {expected or 'an unknown number of'} nodes were there after "
-        f"federation.wait_seconds={config.federation.wait_seconds:g}; their groups: "
-        f"{met or 'none'}. Start the missing nodes, or set federation.nodes to their number"
+    waited = f"federation.wait_seconds={config.federation.wait_seconds:g}"
+    text = (
+        f"{len(nodes)} of {expected or 'an unknown number of'} nodes were there "
+        f"({waited}); their groups: {met or 'none'}. "
+        "Start the missing nodes, or set federation.nodes to their number"
     )
-
-
-def _check(nodes: dict[int, Node], config_digest: str) -> None:
-    host: dict[str, int] = {}
-    for node_id, node in nodes.items():
-        if node.config != config_digest:
-            raise FederationError(
-                f"node {node_id} composed another configuration than the server: it must run the "
-                "same version, and a resumed run must be started with scripts/run.sh"
-            )
-        for group in node.seen_questions:
-            if group in host:
-                raise FederationError(
-                    f"group {group!r} is hosted by two nodes, {host[group]} and {node_id}"
-                )
-            host[group] = node_id
-    widths = {node.embedding_width for node in nodes.values()}
-    if len(widths) > 1:
-        raise FederationError(f"nodes have embeddings of different widths: {sorted(widths)}")
+    return f"{text}. Cannot take part: {reasons(refused)}" if refused else text
 
 
 def describe(devices: Iterable[str]) -> str:

@@ -117,6 +117,45 @@ def read_updates(
             yield group, Update(arrays, examples, loss)
 
 
+def read_work(content: RecordDict, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a training reply took: ``seconds`` on the node and ``bytes_up``, by group."""
+    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()), MetricRecord())
+    seconds: Any = metrics.get("seconds")
+    if not isinstance(seconds, list) or len(seconds) != len(groups):
+        seconds = [None] * len(groups)
+    sent = sum(map(size, content.array_records.values()))
+    return {
+        group: {
+            "seconds": spent,
+            "bytes_up": sent // len(groups),
+        }
+        for group, spent in zip(groups, seconds, strict=True)
+    }
+
+
+def too_large(update: Update, weights: Arrays, bound: float | None) -> str | None:
+    """Why an update that is longer than a bound is refused, or None.
+
+    Parameters
+    ----------
+    update : Update
+        A group's.
+    weights : Arrays
+        The global weights that it was trained from.
+    bound : float or None
+        Of its L2 norm over all weights; None: any will do.
+    """
+    if bound is None:
+        return None
+    with np.errstate(over="ignore"):  # an infinite norm is too large as well
+        squares = [
+            float(np.square(array.astype(np.float64) - weights[name]).sum())
+            for name, array in update.arrays.items()
+        ]
+    norm = math.sqrt(sum(squares))
+    return f"update refused: its norm is {norm:.3g}, the bound {bound:g}" if norm > bound else None
+
+
 def read_scores(content: RecordDict, groups: Sequence[str]) -> dict[str, GroupScore] | str:
     """Take an evaluation reply apart.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from plurallm.evaluation import GroupScore
 
@@ -22,6 +23,10 @@ class RoundReport:
         Mean training loss of each group whose update was taken.
     refused : dict of str to str
         Reason by group whose update was not taken.
+    work : dict of str to dict
+        What each group's training took: ``seconds`` on its node and ``bytes_up``.
+    failed : str or None
+        Why the round changed nothing, where it brought too few updates.
     scores : dict of str to GroupScore
         Scores by group; empty when the round does not evaluate.
     unscored : dict of str to str
@@ -35,6 +40,8 @@ class RoundReport:
     round_number: int
     losses: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    work: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: str | None = None
     scores: dict[str, GroupScore] = field(default_factory=dict)
     unscored: dict[str, str] = field(default_factory=dict)
     bytes_down: int = 0
@@ -42,9 +49,9 @@ class RoundReport:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def train_loss(self) -> float:
-        """Mean over the groups whose update was taken."""
-        return sum(self.losses.values()) / len(self.losses)
+    def train_loss(self) -> float | None:
+        """Mean over the groups whose update was taken; None where none was."""
+        return sum(self.losses.values()) / len(self.losses) if self.losses else None
 
 
 def reasons(by_group: Mapping[str, str]) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from plurallm.config import Config
 from plurallm.model import PreferenceTransformer
 from plurallm.preferences import Episode, draw_episode
 from plurallm.randomness import generator
 from plurallm.tasks import GroupTask
+from plurallm.training.adam import Adam
 from plurallm.training.losses import episode_loss
 
 
@@ -99,18 +99,16 @@ def train_group(
     LocalUpdate
         Losses and weight.
     """
-    optimizer = Adam(model.parameters(), fused=True)
+    optimizer = Adam(model.parameters())
     losses = []
     model.train()
     steps = zip(
         round_rates(config, round_number), round_episodes(task, config, round_number), strict=True
     )
     for rate, episode in steps:
-        optimizer.param_groups[0]["lr"] = rate
         loss = episode_loss(model, episode.to(table_RD.device), table_RD, config.training)
-        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimizer.step(rate)
         losses.append(loss.detach())
     # Read together, once a round: each read waits for the device.
     return LocalUpdate(tuple(torch.stack(losses).tolist()), examples=len(task.seen))

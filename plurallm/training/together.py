@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim import Adam
 
 from plurallm.config import Config, TrainingConfig
 from plurallm.model import PreferenceTransformer
 from plurallm.preferences import Episode
 from plurallm.tasks import GroupTask
+from plurallm.training.adam import Adam
 from plurallm.training.local import LocalUpdate, round_episodes, round_rates
 from plurallm.training.losses import episode_loss
 
@@ -58,7 +58,7 @@ def train_groups_together(
         name: value.detach().expand(len(tasks), *value.shape).clone().requires_grad_()
         for name, value in model.named_parameters()
     }
-    optimizer = Adam(weights.values(), fused=True)
+    optimizer = Adam(weights.values())
     loss_of = _EpisodeLoss(model, table_RD, config.training)
 
     def group_loss(weights: dict[str, Tensor], episode: tuple[Tensor, ...]) -> Tensor:
@@ -69,14 +69,12 @@ def train_groups_together(
     drawn = zip(*(round_episodes(task, config, round_number) for task in tasks), strict=True)
     losses_G = []
     for rate, episodes in zip(round_rates(config, round_number), drawn, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
         padded = tuple(part.to(table_RD.device) for part in _stack(episodes))
         # The other attention kernels have no batching rule: vmap would loop over the groups.
         with sdpa_kernel(SDPBackend.MATH):
             loss_G = vmap(group_loss)(weights, padded)
-            optimizer.zero_grad()
             loss_G.sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimizer.step(rate)
         losses_G.append(loss_G.detach())
     losses_SG = torch.stack(losses_G).tolist()
     updates = [

@@ -1,0 +1,171 @@
+"""What a run may ask of a data holder's node.
+
+The run's overrides may set only the keys listed here and can name no file; they can narrow what
+the node does but never widen it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from plurallm.config import Config, ConfigError, FileData, OpinionQAData, override_key
+from plurallm.node.settings import NodeSettings
+from plurallm.survey import Survey, SurveyError
+from plurallm.tasks import Roles, count_seen, load_survey, questions_needed
+
+ALLOWED = (
+    *("seed", "precision", "threads", "experiment"),
+    *("model", "model.*", "training", "training.*", "evaluation", "evaluation.*"),
+    *("federation", "federation.*", "strategy", "strategy.*"),
+    *("data", "data.groups", "data.train_groups", "data.held_out_groups"),
+    *("data.held_out_fraction", "data.unseen_questions", "data.populations", "data.distance"),
+    *("embedding", "embedding.width", "embedding.parts", "embedding.batch_size"),
+)
+"""Keys that a run may set on every node; a node adds to them with its own ``allow``."""
+
+EMBEDDINGS = ("hashing", "minilm")
+"""Embedders that fetch nothing: any other one must stand in the node's ``allow``."""
+
+
+class RefusalError(ConfigError):
+    """A run asks for what the node does not allow; the message holds nothing of the survey."""
+
+
+def check_overrides(overrides: Sequence[str], settings: NodeSettings) -> None:
+    """Refuse a run that sets what is not the run's to set.
+
+    Raises
+    ------
+    RefusalError
+        Naming the override.
+    """
+    allowed = (*ALLOWED, *settings.allow)
+    for text in overrides:
+        if "${" in text:
+            raise RefusalError(f"the node refuses {text!r}: no value may refer to another one")
+        try:
+            key = override_key(text)
+        except ConfigError as error:
+            raise RefusalError(f"the node refuses: {error}") from error
+        if not any(fnmatchcase(key, pattern) for pattern in allowed):
+            raise RefusalError(
+                f"the node refuses {text!r}: {key} is not among the keys that a run may set here"
+            )
+
+
+def own_config(run: Config, settings: NodeSettings) -> Config:
+    """Put the node's own survey, device and folders into a run's configuration.
+
+    Parameters
+    ----------
+    run : Config
+        As composed from the run's overrides, equal on server and nodes.
+    settings : NodeSettings
+        The node's own.
+
+    Returns
+    -------
+    Config
+        What the node computes with.
+
+    Raises
+    ------
+    RefusalError
+        When the run brings a survey of its own, or an embedder that the node does not allow.
+    """
+    if run.data.source != "nodes":
+        raise RefusalError(
+            f"the node refuses data={run.data.source}: it reads its own survey, which the run "
+            "must leave to it with data=nodes"
+        )
+    if run.embedding.name not in (*EMBEDDINGS, *settings.allow):
+        raise RefusalError(
+            f"the node refuses embedding {run.embedding.name}: only its data holder can allow it"
+        )
+    fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
+    fields |= {"source": settings.layout, "path": str(settings.survey)}
+    if settings.layout == "opinionqa":
+        data: FileData = OpinionQAData(**fields, ordinals=None)
+    else:
+        data = FileData(**fields)
+    return dataclasses.replace(
+        run,
+        data=data,
+        device=settings.device,
+        threads=settings.threads or run.threads,
+        cache_dir=settings.cache_dir,
+        output_dir=None,
+        resume=None,
+    )
+
+
+def own_survey(config: Config, settings: NodeSettings) -> Survey:
+    """Read the node's groups, and no other, from its survey file.
+
+    Parameters
+    ----------
+    config : Config
+        Of ``own_config``.
+    settings : NodeSettings
+        The node's own.
+
+    Returns
+    -------
+    Survey
+        Of the node's groups, in their order.
+
+    Raises
+    ------
+    SurveyError
+        Naming file, row and reason, or the group that the file does not have.
+    """
+    survey = load_survey(config.data)
+    for group in settings.groups:
+        if group not in survey.answers:
+            raise SurveyError(
+                f"{settings.survey} has no group {group!r}; its groups are "
+                + ", ".join(sorted(survey.answers))
+            )
+    answers = {group: survey.answers[group] for group in settings.groups}
+    return dataclasses.replace(survey, answers=answers)
+
+
+def own_roles(survey: Survey, config: Config, settings: NodeSettings) -> Roles:
+    """What each of the node's groups may be asked: held-out groups are only scored.
+
+    Parameters
+    ----------
+    survey : Survey
+        Of ``own_survey``.
+    config : Config
+        Of ``own_config``.
+    settings : NodeSettings
+        The node's own.
+
+    Returns
+    -------
+    Roles
+        ``train``: may train and be scored; which of them do is the server's to draw.
+
+    Raises
+    ------
+    RefusalError
+        When the run wants to train a group that may only be scored, or takes more questions than
+        a group has.
+    """
+    needed = questions_needed(config)
+    for group, count in count_seen(survey, config).items():
+        if count < needed:
+            raise RefusalError(
+                f"group {group!r} has {count} seen questions, but the run takes {needed}"
+            )
+    score_only = settings.groups if settings.role == "score" else ()
+    for group in score_only:
+        if group in config.data.train_groups:
+            raise RefusalError(f"the node refuses to train group {group!r}: it may only be scored")
+    held_out = {*score_only, *config.data.held_out_groups}
+    return Roles(
+        train=tuple(group for group in settings.groups if group not in held_out),
+        held_out=tuple(group for group in settings.groups if group in held_out),
+        dropped={},
+    )

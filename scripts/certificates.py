@@ -1,0 +1,157 @@
+"""Make what TLS needs: an authority of our own, and the server's certificate that it signs.
+
+Nothing that is there is written over: to renew the server's certificate, move ``server.crt`` and
+``server.key`` away and run this again with the same authority.
+"""
+
+import argparse
+import ipaddress
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+AUTHORITY_DAYS = 5 * 365
+SERVER_DAYS = 398  # what browsers take, and a reminder once a year
+LOCAL = ("localhost", "127.0.0.1")  # how the server's own commands reach it
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the certificates: 0 done, 2 refused."""
+    parser = argparse.ArgumentParser(prog="certificates.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="where they go; made when missing")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="host name or IP address that nodes will dial"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        make_certificates(options.folder, options.names)
+    except (ValueError, OSError) as error:
+        print(f"certificates: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_certificates(folder: Path, names: Sequence[str]) -> None:
+    """Make ``ca.crt``, ``ca.key``, ``server.crt`` and ``server.key`` in a folder.
+
+    Raises
+    ------
+    FileExistsError
+        When the server's certificate is there.
+    ValueError
+        For a name that is none.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    alternative = _names([*LOCAL, *names])
+    for file in ("server.crt", "server.key"):
+        if (folder / file).exists():
+            raise FileExistsError(f"{folder / file} is there: move it away to have a new one")
+    authority, authority_key = _authority(folder)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        _builder(_name(names[0]), authority.subject, SERVER_DAYS, key)
+        .add_extension(x509.SubjectAlternativeName(alternative), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+            critical=False,
+        )
+        .sign(authority_key, SHA256())
+    )
+    _write_pair(folder, "server", certificate, key)
+    expiry = certificate.not_valid_after_utc.date()
+    print(f"{folder}: server.crt for {', '.join([*LOCAL, *names])}, good until {expiry}")
+    print(f"Give {folder / 'ca.crt'} to every data holder; keep ca.key and server.key to yourself")
+
+
+def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Read the authority, or make it where there is none."""
+    certificate_file, key_file = folder / "ca.crt", folder / "ca.key"
+    if certificate_file.exists() and key_file.exists():
+        key = load_pem_private_key(key_file.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return x509.load_pem_x509_certificate(certificate_file.read_bytes()), key
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = _name("PluralLLM authority")
+    certificate = (
+        _builder(name, name, AUTHORITY_DAYS, key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256())
+    )
+    _write_pair(folder, "ca", certificate, key)
+    return certificate, key
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, days: int, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))  # clocks differ
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _names(texts: Sequence[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = []
+    for text in dict.fromkeys(texts):
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(text)))
+        except ValueError:
+            if not text or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789-."):
+                raise ValueError(f"{text!r} is neither a host name nor an IP address") from None
+            names.append(x509.DNSName(text))
+    return names
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+
+
+def _usage(**named: bool) -> x509.KeyUsage:
+    every = (
+        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+        *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+    )
+    return x509.KeyUsage(**{use: named.get(use, False) for use in every})
+
+
+def _write_pair(
+    folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+) -> None:
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_new(folder / f"{name}.key", secret, 0o600)
+    write_new(folder / f"{name}.crt", certificate.public_bytes(Encoding.PEM), 0o644)
+
+
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that is not there yet, readable to nobody else at any time."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

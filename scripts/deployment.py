@@ -1,0 +1,95 @@
+"""What the scripts of a deployment share: the processes of a home, and how they are started."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from run import REPOSITORY, end_processes
+
+TASK_POLL_SECONDS = "0.1"  # Flower looks each second for a message to hand to a process
+
+
+def surroundings(home: Path, *, first_in_path: Sequence[Path] = ()) -> dict[str, Any]:
+    """Options of ``subprocess`` for Flower's commands with a home of their own.
+
+    Parameters
+    ----------
+    home : Path
+        ``FLWR_HOME``, kept between starts; made when missing, for its owner alone.
+    first_in_path : sequence of Path
+        Folders whose commands come before those of this installation.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Processes import from the working directory before they look elsewhere: it stays empty.
+    (home / "empty").mkdir(exist_ok=True)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "PYTHONPATH"))}
+    path = [*map(str, first_in_path), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    own = {
+        "PATH": os.pathsep.join(path),
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_SECONDS,
+    }
+    return {"cwd": home / "empty", "env": inherited | own, "stdin": subprocess.DEVNULL}
+
+
+def run_to_end(
+    command: Sequence[str], options: dict[str, Any], read_line: Callable[[str], None]
+) -> int:
+    """Run a command and show what it says; when it ends, end all that it has started.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The command.
+    options : dict
+        Of ``surroundings``.
+    read_line : callable
+        Gets every line of its output.
+
+    Returns
+    -------
+    int
+        Its exit status.
+    """
+    process = subprocess.Popen(
+        command,
+        **options,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+    def show() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            read_line(line)
+
+    reader = threading.Thread(target=show, daemon=True)
+    reader.start()
+    try:
+        return process.wait()
+    finally:
+        end_processes(options["env"]["FLWR_HOME"])
+        reader.join(timeout=5)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+__all__ = ["REPOSITORY", "end_processes", "free_port", "run_to_end", "surroundings"]

@@ -1,0 +1,273 @@
+"""A whole deployment on this machine: one server, several nodes, each with a home of its own.
+
+Everything listens on loopback only, and all of it ends with this process.
+"""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from deployment import REPOSITORY, end_processes, free_port
+
+from plurallm.config import load_config
+from plurallm.simulation import run_in_process
+from plurallm.survey import Survey
+from plurallm.tasks import load_survey
+
+SCRIPTS = REPOSITORY / "scripts"
+START_SECONDS = 90.0
+SMALL = (
+    *("embedding.width=64", "model.width=32", "model.layers=2", "model.heads=2"),
+    *("model.feedforward=32", "training.steps_per_round=3", "evaluation.every=2", "threads=1"),
+)
+"""Overrides of a run whose time is nearly all Flower's."""
+
+
+class LocalDeployment:
+    """A server and its nodes.
+
+    Parameters
+    ----------
+    folder : Path
+        Where all of it is kept.
+
+    Attributes
+    ----------
+    server : Path
+        The operator's folder.
+    port : int
+        Of the server.
+    processes : dict of str to Popen
+        ``"server"`` and each node by name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = folder / "operator"
+        self.port = free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._script("certificates.py", str(self.server), "localhost")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self.processes.values():  # all are told before the first is waited for
+            process.send_signal(signal.SIGTERM)
+        for name in list(self.processes):
+            self.stop(name)
+
+    def start_server(self) -> None:
+        """Start the server and wait until it listens."""
+        arguments = ("start", "--host", "127.0.0.1", "--port", str(self.port))
+        self._start("server", "server.py", str(self.server), *arguments)
+        limit = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            if time.monotonic() > limit or self.processes["server"].poll() is not None:
+                raise RuntimeError(f"the server did not start: {self.log('server')}")
+            time.sleep(0.2)
+
+    def add_node(
+        self, name: str, survey: Path, *options: str, group: str | None = None, key: bool = True
+    ) -> None:
+        """Make a node's key, register it unless told otherwise, and start the node."""
+        folder = self.folder / name
+        if not (folder / "key").exists():
+            self._script("node.py", str(folder), "key")
+            if key:
+                public = str(folder / "key.pub")
+                self._script("server.py", str(self.server), "register", public, name)
+        self._start(
+            *(name, "node.py", str(folder), "start", "--survey", str(survey)),
+            *("--group", group or name, "--superlink", f"127.0.0.1:{self.port}"),
+            *("--ca", str(self.server / "ca.crt"), "--device", "cpu", *options),
+        )
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Wait until so many nodes are online."""
+        limit = time.monotonic() + START_SECONDS
+        while (online := self.online()) < count:
+            if time.monotonic() > limit:
+                raise RuntimeError(f"{online} of {count} nodes came")
+            time.sleep(0.5)
+
+    def online(self) -> int:
+        """Number of nodes that the server sees."""
+        command = ("flwr", "supernode", "list", "server", "--format", "json")
+        done = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, check=False
+        )
+        with suppress(json.JSONDecodeError, KeyError):
+            nodes = json.loads(done.stdout)["nodes"]
+            return sum(node["status"] == "online" for node in nodes)
+        return 0
+
+    def submit(self, *overrides: str, log: str = "submit") -> "subprocess.Popen[bytes]":
+        """Submit a run; its output goes to a log of that name."""
+        with (self.folder / f"{log}.log").open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, SCRIPTS / "submit.py", self.server, *overrides],
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill(self, name: str) -> None:
+        """End a node or the server as a power cut would: all of its processes at once."""
+        # The script that would start it again first.
+        self.processes[name].kill()
+        self.processes.pop(name).wait()
+        end_processes(str(self._home(name)), patience=0)
+
+    def stop(self, name: str) -> None:
+        """End a node or the server as its owner would."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        end_processes(str(self._home(name)))
+
+    def log(self, name: str) -> str:
+        """What a node, the server or a submission has said."""
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
+    def _home(self, name: str) -> Path:
+        return (self.server if name == "server" else self.folder / name) / "flower"
+
+    def _start(self, name: str, script: str, *arguments: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, SCRIPTS / script, *arguments], stdout=output, stderr=output
+            )
+
+    def _script(self, script: str, *arguments: str) -> None:
+        command = [sys.executable, str(SCRIPTS / script), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{script} {' '.join(arguments)}: {done.stdout}{done.stderr}")
+
+    def _environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        return os.environ | quiet | {"PATH": path, "FLWR_HOME": str(self._home("server"))}
+
+
+def write_surveys(folder: Path, groups: int) -> dict[str, Path]:
+    """Write the generated survey as one file for each group, and as ``all.csv``.
+
+    Returns
+    -------
+    dict of str to Path
+        File by group. Questions stand in the same order in all files: a group's draws depend on it.
+    """
+    survey = load_survey(load_config([f"data.num_groups={groups}"], None).data)
+    names = list(survey.answers)
+    _write_csv(folder / "all.csv", survey, names)
+    files = {name: folder / f"{name}.csv" for name in names}
+    for name, file in files.items():
+        _write_csv(file, survey, [name])
+    return files
+
+
+def _write_csv(file: Path, survey: Survey, groups: Sequence[str]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["question_id", "question", "options", "group", "shares"])
+        for position, question in enumerate(survey.questions):
+            for group in groups:
+                answers = survey.answers[group]
+                for share_O in answers.share_QO[answers.question_Q == position]:
+                    shares = json.dumps(share_O[: len(question.options)].tolist())
+                    options = json.dumps(question.options)
+                    writer.writerow([question.id, question.text, options, group, shares])
+
+
+@contextmanager
+def own_folder(kept: Path | None) -> Iterator[Path]:
+    """Give a folder, a temporary one unless one is named."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.resolve()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="plurallm-deployment-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def roles(files: dict[str, Path]) -> list[str]:
+    """Overrides that hold the last group out."""
+    *train, held_out = files
+    return [f"data.train_groups=[{','.join(train)}]", f"data.held_out_groups=[{held_out}]"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a deployment of four nodes and compare its model with the in-process engine's."""
+    rounds = 5
+    kept = Path(arguments[0]) if arguments else None
+    with own_folder(kept) as folder, LocalDeployment(folder) as deployment:
+        started = time.monotonic()
+        files = write_surveys(folder, 4)
+        deployment.start_server()
+        print(f"Server on port {deployment.port} after {time.monotonic() - started:.0f} s")
+        for group, file in files.items():
+            deployment.add_node(group, file)
+        deployment.wait_for_nodes(len(files))
+        print(f"{len(files)} nodes online after {time.monotonic() - started:.0f} s", flush=True)
+        overrides = [*SMALL, *roles(files), f"federation.rounds={rounds}"]
+        run_folder = folder / "run"
+        submitted = time.monotonic()
+        run = deployment.submit(*overrides, "federation.nodes=4", f"output_dir={run_folder}")
+        status = run.wait()
+        print(deployment.log("submit"))
+        if status != 0:
+            print("The run failed; the nodes said:")
+            for group in files:
+                print(deployment.log(group))
+            return 1
+        print(f"The run took {time.monotonic() - submitted:.0f} s", flush=True)
+        seconds = [
+            json.loads(line)["seconds"]
+            for line in (run_folder / "timings.jsonl").read_text().splitlines()
+        ]
+        print("Seconds of each round:", json.dumps(seconds))
+        run_in_process(
+            [
+                *overrides,
+                *("data=custom", f"data.path={folder / 'all.csv'}"),
+                *(f"output_dir={folder / 'in-process'}", f"cache_dir={folder / 'cache'}"),
+            ]
+        )
+        files_equal = all(
+            (run_folder / name).read_bytes() == (folder / "in-process" / name).read_bytes()
+            for name in ("model/model.safetensors", "metrics.jsonl")
+        )
+        print("Model and metrics are", "the same to the bit" if files_equal else "NOT the same")
+        return 0 if files_equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

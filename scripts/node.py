@@ -1,0 +1,190 @@
+"""A data holder's node: its key, its survey checked, and Flower's SuperNode kept running."""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from certificates import write_new
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from deployment import REPOSITORY, free_port, run_to_end, surroundings
+from run import on_signals
+
+from plurallm.config import load_config
+from plurallm.node import NodeSettings, node_settings, own_config, own_survey
+from plurallm.tasks import count_seen, questions_needed, survey_table
+
+BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
+STEADY_SECONDS = 120  # a node that ran so long starts again without delay
+PROBLEMS = {
+    "[code: 2001]": "the server wants a key: this node was started without one",
+    "[code: 2004]": (
+        "the server does not let this key in: either the operator has not registered it, or an "
+        "earlier connection of this node has not been given up yet, which takes up to a minute"
+    ),
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not signed by the --ca given here",
+}
+"""What Flower says, and what it means."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the key, check the survey, or run the node."""
+    logging.basicConfig(format="node: %(message)s", level=logging.INFO)
+    options = parse(arguments)
+    folder = options.folder.resolve()
+    try:
+        if options.verb == "key":
+            return make_key(folder)
+        config = node_config(folder, options)
+        settings = node_settings(config)
+        assert settings is not None
+        check(settings)
+        if options.verb == "check":
+            return 0
+        return keep_running(folder, config, options)
+    except (ValueError, OSError) as error:
+        print(f"node: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="node.sh", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the key, and all that the node keeps")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("key", help="make the key pair; send key.pub to the operator")
+    survey = argparse.ArgumentParser(add_help=False)
+    survey.add_argument("--survey", type=Path, required=True, help="your survey file")
+    survey.add_argument("--group", action="append", required=True, help="may stand several times")
+    survey.add_argument("--layout", default="custom", help="of the file (custom)")
+    survey.add_argument(
+        "--role",
+        default="train",
+        choices=("train", "score"),
+        help="score: your groups are scored, but nothing is learned from them",
+    )
+    survey.add_argument("--device", default="auto")
+    survey.add_argument("--threads", type=int)
+    survey.add_argument(
+        "--allow", action="append", default=[], help="a further key, or embedder, of runs"
+    )
+    verbs.add_parser("check", parents=[survey], help="check the survey file, connect to nobody")
+    start = verbs.add_parser("start", parents=[survey], help="run until Ctrl-C or TERM")
+    start.add_argument("--superlink", required=True, metavar="HOST:PORT", help="the server")
+    start.add_argument("--ca", type=Path, required=True, help="ca.crt that the operator sent")
+    start.add_argument("--trusted-entities", type=Path, help="see docs/deployment.md, Trust")
+    start.add_argument("--tries", type=int, help="give up after so many starts (never)")
+    return parser.parse_args(arguments)
+
+
+def make_key(folder: Path) -> int:
+    """Write ``key``, for the node alone, and ``key.pub``, for the operator."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = ec.generate_private_key(ec.SECP384R1())
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    write_new(folder / "key", secret, 0o600)
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    write_new(folder / "key.pub", public + b"\n", 0o644)
+    print(f"Send {folder / 'key.pub'} to the operator; {folder / 'key'} never leaves this machine")
+    return 0
+
+
+def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | int]:
+    """Give the node's settings, as Flower hands them to the app."""
+    config: dict[str, str | int] = {
+        "survey": str(options.survey.resolve()),
+        "layout": options.layout,
+        "groups": _csv_line(options.group),
+        "role": options.role,
+        "device": options.device,
+        "cache-dir": str(folder / "cache"),
+        "allow": _csv_line(options.allow),
+    }
+    return config if options.threads is None else config | {"threads": options.threads}
+
+
+def check(settings: NodeSettings) -> None:
+    """Read the survey, lay out its embedding table, and say what is there; raise what is wrong."""
+    # What a run with the default values would take; the run's own may differ a little.
+    config = own_config(load_config(["data=nodes"], None), settings)
+    survey = own_survey(config, settings)
+    for group, count in count_seen(survey, config).items():
+        print(f"{group}: {len(survey.answers[group].question_Q)} questions")
+        if count < questions_needed(config):
+            print(f"{group}: fewer than the {questions_needed(config)} that runs usually take")
+    for reason, count in survey.dropped.items():
+        print(f"left out: {count} x {reason}")
+    survey_table(survey, config)
+
+
+def keep_running(folder: Path, config: dict[str, str | int], options: argparse.Namespace) -> int:
+    """Start the SuperNode, and start it again whenever it ends, with growing pauses."""
+    key, authority = folder / "key", options.ca.resolve()
+    for file, hint in ((key, "make it with node.sh FOLDER key"), (authority, "ask the operator")):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: {hint}")
+    surrounding = surroundings(folder / "flower", first_in_path=[REPOSITORY / "scripts" / "pinned"])
+    command = [
+        *("flower-supernode", "--superlink", options.superlink),
+        *("--root-certificates", str(authority), "--auth-supernode-private-key", str(key)),
+        *("--node-config", str(_write_toml(folder / "flower" / "node.toml", config))),
+    ]
+    if options.trusted_entities is not None:
+        command += ["--trusted-entities", str(options.trusted_entities.resolve(strict=True))]
+    on_signals(lambda number, _: sys.exit(128 + number))
+    failures = 0
+    try:
+        while True:
+            said: set[str] = set()
+            started = time.monotonic()
+            status = run_to_end(
+                [*command, "--port", str(free_port())],
+                surrounding,
+                lambda line, said=said: said.update(  # type: ignore[misc]
+                    text for mark, text in PROBLEMS.items() if mark in line
+                ),
+            )
+            failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
+            pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
+            failures += 1
+            reason = "; ".join(sorted(said)) or f"exit status {status}"
+            if options.tries is not None and failures >= options.tries:
+                print(f"node: it ended ({reason}); giving up", file=sys.stderr)
+                return 1
+            print(f"node: it ended ({reason}); next start in {pause} s", file=sys.stderr)
+            time.sleep(pause)
+    except SystemExit as stopped:
+        on_signals(signal.SIG_IGN)
+        return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
+
+
+def _write_toml(file: Path, config: dict[str, str | int]) -> Path:
+    # A file, since Flower takes quotes in a command line's values apart. JSON's strings are TOML's,
+    # except that TOML wants DEL escaped.
+    lines = (
+        f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in config.items()
+    )
+    file.write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8")
+    return file
+
+
+def _csv_line(names: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

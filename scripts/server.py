@@ -1,0 +1,87 @@
+"""The operator's server: Flower's SuperLink with TLS and authentication, and its nodes' keys."""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deployment import run_to_end, surroundings
+from run import on_signals
+
+CONNECTION = "server"
+"""How Flower's commands call the connection to the server."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Start the server, or register and list nodes."""
+    parser = argparse.ArgumentParser(prog="server.sh", description=__doc__)
+    parser.add_argument("folder", type=Path, help="certificates, and all that the server keeps")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    start = verbs.add_parser("start", help="run until Ctrl-C or TERM")
+    start.add_argument("--host", default="0.0.0.0", help="address to listen on (every one)")
+    start.add_argument("--port", type=int, default=8443)
+    register = verbs.add_parser("register", help="let a node in")
+    register.add_argument("key", type=Path, help="public key that its data holder sent")
+    register.add_argument("name", help="of the node, for your own lists")
+    unregister = verbs.add_parser("unregister", help="shut a node out")
+    unregister.add_argument("node", help="its id, from the list")
+    verbs.add_parser("nodes", help="list nodes")
+    options = parser.parse_args(arguments)
+    folder = options.folder.resolve()
+    try:
+        if options.verb == "start":
+            return start_server(folder, options.host, options.port)
+        if options.verb == "register":
+            key = str(options.key.resolve(strict=True))
+            return ask_server(folder, "register", key, CONNECTION, "--name", options.name)
+        if options.verb == "unregister":
+            return ask_server(folder, "unregister", options.node, CONNECTION)
+        return ask_server(folder, "list", CONNECTION)
+    except (ValueError, OSError) as error:
+        print(f"server: {error}", file=sys.stderr)
+        return 2
+
+
+def start_server(folder: Path, host: str, port: int) -> int:
+    """Run the SuperLink until a signal; its state and the runs stay in the folder."""
+    for name in ("ca.crt", "server.crt", "server.key"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: run certificates.sh first")
+    options = surroundings(folder / "flower")
+    own_commands_dial = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    connection = {"address": f"{own_commands_dial}:{port}", "ca": str(folder / "ca.crt")}
+    (folder / "flower" / "config.toml").write_text(
+        f"[superlink]\ndefault = {json.dumps(CONNECTION)}\n\n[superlink.{CONNECTION}]\n"
+        f"address = {json.dumps(connection['address'])}\n"
+        f"root-certificates = {json.dumps(connection['ca'])}\n",
+        encoding="utf-8",
+    )
+    command = [
+        *("flower-superlink", "--host", host, "--port", str(port), "--enable-supernode-auth"),
+        *("--ssl-ca-certfile", str(folder / "ca.crt")),
+        *("--ssl-certfile", str(folder / "server.crt")),
+        *("--ssl-keyfile", str(folder / "server.key")),
+        *("--database", str(folder / "flower" / "state.db")),
+        "--disable-runtime-dependency-installation",
+    ]
+    on_signals(lambda number, _: sys.exit(128 + number))
+    try:
+        return run_to_end(command, options, lambda line: None)
+    except SystemExit as stopped:
+        on_signals(signal.SIG_IGN)
+        return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
+
+
+def ask_server(folder: Path, *command: str) -> int:
+    """Run one of Flower's commands about nodes, as the operator."""
+    if not (folder / "flower" / "config.toml").is_file():
+        raise FileNotFoundError(f"{folder} has no server: start it first")
+    options = surroundings(folder / "flower")
+    return subprocess.run(["flwr", "supernode", *command], **options, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""Submit a run to the operator's server, follow it, and end with its true status."""
+
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from deployment import REPOSITORY, surroundings
+from run import RunError, ask, complete_lines, last_lines, on_signals, run_config
+from server import CONNECTION
+
+from plurallm.cli import new_run_folder
+from plurallm.config import absolute_overrides, hydra_quote, load_config, override_key
+from plurallm.report import print_result
+from plurallm.server_app import checkpoint_to_resume
+from plurallm.tracking import ProgressTracker
+
+SERVERS_OWN = ("output_dir", "cache_dir", "resume", "tracking", "tracking.*")
+"""Keys that concern the server alone: nodes do not see them."""
+
+POLL_SECONDS = 3.0
+SILENCE_SECONDS = 300.0  # so long may the server not answer before the run is given up
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run with overrides: 0 finished, 1 failed, 2 refused, 130 stopped by Ctrl-C."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("plurallm").setLevel(logging.INFO)
+    try:
+        if not arguments or arguments[0].startswith("-"):
+            raise ValueError("usage: submit.sh FOLDER [key=value ...]")
+        server, here = Path(arguments[0]).resolve(), Path.cwd()
+        if not (server / "flower" / "config.toml").is_file():
+            raise FileNotFoundError(f"{server} has no server: start it with server.sh first")
+        overrides = absolute_overrides(["data=nodes", *arguments[1:]], here)
+        config = load_config(overrides, here)
+        checkpoint_to_resume(config)  # refuses what cannot be resumed before anything starts
+        folder = Path(config.resume or config.output_dir or new_run_folder(server / "runs"))
+        if not config.resume and (folder / "metrics.jsonl").exists():
+            raise ValueError(f"output_dir={folder} holds a run: choose another, or resume={folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not config.resume:
+            folder_override = f"output_dir={hydra_quote(str(folder))}"
+            overrides = absolute_overrides([*overrides, folder_override], here)
+    except (ValueError, OSError) as error:
+        print(f"submit: {error}", file=sys.stderr)
+        return 2
+    print(f"Run folder: {folder}", flush=True)
+    try:
+        run_on_server(server, overrides, folder, config.federation.rounds)
+    except RunError as error:
+        print(f"{last_lines(folder / 'flower.log')}\n\nThe run failed: {error}", file=sys.stderr)
+        print(f"Its log: {folder / 'flower.log'}", file=sys.stderr)
+        if (folder / "checkpoint").is_dir():
+            print(f"Continue it: submit.sh {arguments[0]} resume={folder}", file=sys.stderr)
+        return 1
+    print_result(folder)
+    print(f"Run folder: {folder}")
+    return 0
+
+
+def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: int) -> None:
+    """Submit the app and follow it; `RunError` when it did not finish.
+
+    Ctrl-C stops the run. When this process goes away otherwise, the run goes on.
+    """
+    options = surroundings(server / "flower") | {"start_new_session": True}
+    own = [text for text in overrides if _is_servers(text)]
+    shared = [text for text in overrides if not _is_servers(text)]
+    with tempfile.TemporaryDirectory() as temporary, (folder / "flower.log").open("ab") as log:
+        options |= {"stdout": log, "stderr": log}
+        settings = Path(temporary) / "run.toml"
+        text = run_config(shared) + f"server-{run_config(own)}"
+        settings.write_text(text, encoding="utf-8")
+        app = Path(temporary) / "app"  # a copy: Flower walks the whole tree
+        for name in ("plurallm", "conf"):
+            shutil.copytree(REPOSITORY / name, app / name)
+        shutil.copy2(REPOSITORY / "pyproject.toml", app)
+        command = ("run", str(app), CONNECTION, "--run-config", str(settings))
+        number = ask(options, *command)["run-id"]
+        print(f"Run {number} submitted", flush=True)
+        stream = subprocess.Popen(("flwr", "log", number, CONNECTION, "--stream"), **options)
+        try:
+            state = follow(options, number, folder, rounds)
+        except KeyboardInterrupt:
+            on_signals(signal.SIG_IGN)
+            print("Stopping the run", file=sys.stderr)
+            ask(options, "stop", number, CONNECTION)
+            sys.exit(130)
+        finally:
+            stream.terminate()
+            stream.wait()
+    if state["status"] != "finished:completed":
+        raise RunError(state["status-details"] or state["status"])
+    if not (folder / "summary.json").is_file():
+        raise RunError("it ended without a summary")
+
+
+def follow(options: dict[str, object], number: str, folder: Path, rounds: int) -> dict[str, str]:
+    """Show each round until the server says that the run has ended; give what it says then."""
+    file = folder / "metrics.jsonl"
+    shown, answered = len(complete_lines(file)), time.monotonic()
+    with closing(ProgressTracker(rounds, shown)) as progress:
+        while True:
+            state = None
+            try:
+                state = ask(options, "ls", "--run-id", number, CONNECTION)["runs"][0]
+                answered = time.monotonic()
+            except RunError as error:
+                if time.monotonic() > answered + SILENCE_SECONDS:
+                    raise RunError(f"the server does not answer: {error}") from error
+            lines = complete_lines(file)
+            timings = complete_lines(folder / "timings.jsonl")
+            for line, timing in zip(lines[shown:], timings[shown:], strict=False):
+                progress.log_round(json.loads(line), json.loads(timing))
+            shown = min(len(lines), len(timings))  # fewer, once a resumed run went back
+            if state is not None and state["status"].startswith("finished"):
+                return dict(state)
+            time.sleep(POLL_SECONDS)
+
+
+def _is_servers(override: str) -> bool:
+    return any(fnmatchcase(override_key(override), pattern) for pattern in SERVERS_OWN)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

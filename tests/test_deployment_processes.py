@@ -1,0 +1,420 @@
+"""Deployments of real processes: TLS, keys, and what happens when something goes wrong.
+
+Each test says in its output how long what it is about has taken (``pytest -s``).
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from local_deployment import SMALL, LocalDeployment, write_surveys
+from safetensors.numpy import load_file
+
+from plurallm.client_app import app as client_app
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LONG = 900.0  # seconds; only a machine with much else to do comes near it
+
+
+def wait_for(condition, what, seconds=LONG):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"waited too long for {what}"
+        time.sleep(0.2)
+
+
+def lines(folder, file="metrics.jsonl"):
+    path = folder / file
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def report(what, seconds):
+    print(f"\n{what}: {seconds:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory):
+    """A server and the nodes of four groups; the last one is held out."""
+    folder = tmp_path_factory.mktemp("deployment")
+    with LocalDeployment(folder) as running:
+        running.files = write_surveys(folder, 6)
+        running.start_server()
+        for group in list(running.files)[:4]:
+            running.add_node(group, running.files[group])
+        running.wait_for_nodes(4)
+        yield running
+
+
+def overrides(deployment, *more):
+    first, second, third, held_out, late, _ = deployment.files
+    return [
+        *SMALL,
+        *("evaluation.every=99", "federation.nodes=4", "federation.wait_seconds=300"),
+        f"data.train_groups=[{first},{second},{third},{late}]",
+        f"data.held_out_groups=[{held_out}]",
+        *more,
+    ]
+
+
+def in_process(deployment, folder, absent, *more):
+    """The same run in one process: ``absent[group]`` are the rounds that a group misses."""
+    from flwr.app import Context, RecordDict
+    from test_deployment import Presence
+
+    from plurallm.server_app import app as server_app
+
+    groups = list(deployment.files)
+    rounds_of = {
+        number: [n for n in range(1, 99) if n not in absent.get(group, ())]
+        for number, group in enumerate(groups, start=1)
+    }
+    cache = str(deployment.folder / "cache")
+    nodes = [
+        {"survey": str(deployment.files[group]), "groups": group, "cache-dir": cache}
+        for group in groups
+    ]
+    run_config = {
+        "overrides": " ".join(["data=nodes", *overrides(deployment, *more)]),
+        "server-overrides": f"output_dir={folder}",
+    }
+    context = Context(
+        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
+    )
+    server_app(Presence(rounds_of, client_app, nodes, run_config), context)
+    return folder
+
+
+def same_model(one, other):
+    a, b = (load_file(folder / "model/model.safetensors") for folder in (one, other))
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+def test_the_script_shows_the_same_model_as_the_engine_in_one_process(tmp_path):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts/local_deployment.py", tmp_path / "all"],
+        capture_output=True,
+        text=True,
+        timeout=2 * LONG,
+        check=False,
+    )
+    report("a whole deployment of 4 nodes and 5 rounds", time.monotonic() - started)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same to the bit" in done.stdout
+    log = (tmp_path / "all/server.log").read_text()
+    assert "Starting Flower SuperLink" in log
+
+
+def test_killed_node_comes_back_and_another_joins(deployment, tmp_path):
+    groups = list(deployment.files)
+    killed, late = groups[1], groups[4]
+    folder = tmp_path / "run"
+    more = ("federation.rounds=12", "federation.min_groups=2")
+    run = deployment.submit(*overrides(deployment, *more), f"output_dir={folder}", log="faults")
+    wait_for(lambda: lines(folder), "round 1")
+    begin = time.monotonic()
+    deployment.kill(killed)  # round 2 is under way
+    wait_for(lambda: len(lines(folder)) > 1, "round 2")
+    report("the round in which a node was killed", time.monotonic() - begin)
+    begin = time.monotonic()
+    deployment.add_node(killed, deployment.files[killed])
+    deployment.add_node(late, deployment.files[late])
+    wait_for(
+        lambda: killed in lines(folder)[-1]["groups_trained"] or run.poll() is not None,
+        "the killed node",
+    )
+    report("until the killed node trained again", time.monotonic() - begin)
+    assert run.wait(timeout=LONG) == 0, deployment.log("faults")
+    rounds = lines(folder)
+    assert [line["round"] for line in rounds] == list(range(1, 13))
+    absent = {group: [] for group in groups}
+    for line in rounds:
+        for group in (*groups[:3], late):
+            if group not in line["groups_trained"]:
+                absent[group].append(line["round"])
+    print({group: missed for group, missed in absent.items() if missed})
+    print(rounds[1]["groups_refused"])
+    assert killed in rounds[1]["groups_refused"]
+    assert absent[killed], "the killed node missed no round"
+    assert 12 not in absent[killed], "the killed node did not come back"
+    assert absent[late] == list(range(1, len(absent[late]) + 1))
+    assert len(absent[late]) < 12, "the late node did not join"
+    assert absent[groups[0]] == absent[groups[2]] == []
+    deployment.stop(late)
+    absent[groups[5]] = range(99)
+    expected = in_process(deployment, tmp_path / "expected", absent, *more)
+    assert same_model(folder, expected)
+
+
+def test_two_nodes_with_one_group_are_both_named(deployment, tmp_path):
+    first = next(iter(deployment.files))
+    begin = time.monotonic()
+    deployment.add_node("double", deployment.files[first], group=first)
+    try:
+        deployment.wait_for_nodes(5)
+        run = deployment.submit(
+            *overrides(deployment, "federation.nodes=5", "federation.rounds=1"),
+            f"output_dir={tmp_path / 'run'}",
+            log="double-run",
+        )
+        assert run.wait(timeout=LONG) == 1
+        said = deployment.log("double-run")
+        assert re.search(rf"group '{first}' is hosted by two nodes, \d+ and \d+", said)
+    finally:
+        deployment.stop("double")
+    report("a run with two nodes of one group", time.monotonic() - begin)
+
+
+def test_an_unregistered_key_is_turned_away(deployment):
+    begin = time.monotonic()
+    first = next(iter(deployment.files))
+    deployment.add_node("stranger", deployment.files[first], "--tries", "1", group=first, key=False)
+    process = deployment.processes["stranger"]
+    assert process.wait(timeout=LONG) == 1
+    assert "the server does not let this key in" in deployment.log("stranger")
+    deployment.stop("stranger")
+    report("a node with an unregistered key", time.monotonic() - begin)
+
+
+def test_another_authoritys_server_is_not_spoken_to(deployment, tmp_path):
+    begin = time.monotonic()
+    make = [sys.executable, REPOSITORY / "scripts/certificates.py", tmp_path / "other", "localhost"]
+    subprocess.run(make, check=True, capture_output=True)
+    first = next(iter(deployment.files))
+    process = start_by_hand(
+        deployment, "impostor", ["--root-certificates", str(tmp_path / "other/ca.crt")]
+    )
+    assert "CERTIFICATE_VERIFY_FAILED" in wait_to_end(process)
+    report(f"a node of {first} that expects another authority", time.monotonic() - begin)
+
+
+def test_a_plain_text_client_gets_nothing(deployment):
+    begin = time.monotonic()
+    with socket.create_connection(("127.0.0.1", deployment.port), 10) as plain:
+        plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        try:
+            answer = plain.recv(1000)
+        except ConnectionResetError:
+            answer = b""
+    assert b"HTTP/1.1 200" not in answer
+    process = start_by_hand(deployment, "plain", ["--insecure"])
+    said = wait_to_end(process)
+    assert "SuperNode ID" not in said
+    report("a plain-text node", time.monotonic() - begin)
+
+
+def start_by_hand(deployment, name, options, **environment):
+    """Start Flower's SuperNode without our script."""
+    home = deployment.folder / f"{name}-home"
+    home.mkdir(exist_ok=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *("flower-supernode", "--superlink", f"127.0.0.1:{deployment.port}", "--port", str(port)),
+        *("--max-retries", "1", *options),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=home,
+        env=os.environ | quiet | {"PATH": path, "FLWR_HOME": str(home)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_to_end(process, seconds=180):
+    """What a process said until it ended, or was ended after some time."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate()[0]
+
+
+def test_a_broken_file_is_refused_before_the_node_connects(deployment, tmp_path):
+    begin = time.monotonic()
+    first = next(iter(deployment.files))
+    broken = tmp_path / "broken.csv"
+    text = deployment.files[first].read_text()
+    broken.write_text(text.replace('"[0.', '"[7.', 1))
+    deployment.add_node("broken", broken, group=first, key=False)
+    assert deployment.processes["broken"].wait(timeout=LONG) == 2
+    said = deployment.log("broken")
+    assert "broken.csv, row 2: the shares of group" in said
+    assert "SuperNode" not in said
+    deployment.stop("broken")
+    report("a node with a broken file", time.monotonic() - begin)
+
+
+def flwr_run(deployment, app, run_config):
+    """Submit with Flower's own command, past what our script checks; give the run's state."""
+    home = deployment.server / "flower"
+    settings = deployment.folder / "run.toml"
+    settings.write_text("".join(f"{key} = {json.dumps(v)}\n" for key, v in run_config.items()))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    options = {
+        "env": os.environ | quiet | {"PATH": path, "FLWR_HOME": str(home)},
+        "capture_output": True,
+        "text": True,
+        "check": False,
+    }
+    submit = ["flwr", "run", app, "server", "--run-config", settings, "--format", "json"]
+    done = subprocess.run(submit, **options)
+    number = json.loads(done.stdout)["run-id"]
+    limit = time.monotonic() + LONG
+    while time.monotonic() < limit:
+        done = subprocess.run(
+            ["flwr", "ls", "server", "--run-id", number, "--format", "json"], **options
+        )
+        state = json.loads(done.stdout)["runs"][0]
+        if state["status"].startswith("finished"):
+            return state
+        time.sleep(1)
+    raise AssertionError("the run did not end")
+
+
+def copy_of_app(folder):
+    app = folder / "app"
+    for name in ("plurallm", "conf"):
+        shutil.copytree(REPOSITORY / name, app / name)
+    shutil.copy2(REPOSITORY / "pyproject.toml", app)
+    return app
+
+
+def test_a_run_that_asks_for_another_file_is_refused_by_every_node(deployment, tmp_path):
+    begin = time.monotonic()
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a very private thing\n")
+    asked = f"data=custom data.path={secret} federation.nodes=4 federation.wait_seconds=60"
+    state = flwr_run(
+        deployment,
+        copy_of_app(tmp_path),
+        {"overrides": asked, "server-overrides": f"output_dir={tmp_path / 'run'}"},
+    )
+    assert state["status"] == "finished:failed"
+    assert "data.path is not among the keys that a run may set here" in state["status-details"]
+    refusals = [deployment.log(group) for group in list(deployment.files)[:4]]
+    assert any("data.path is not among the keys" in log for log in refusals)
+    report("a run that asks for another file", time.monotonic() - begin)
+
+
+def test_nodes_run_their_own_code_and_one_that_sends_nan_is_left_out(deployment, tmp_path):
+    """The run brings a spoiled ClientApp: only a node that is not pinned runs it."""
+    begin = time.monotonic()
+    app = copy_of_app(tmp_path)
+    client = app / "plurallm/client_app.py"
+    mark = "    # One array after the other"
+    text = client.read_text()
+    assert text.count(mark) == 1
+    spoil = "    for values in stacked.values():\n        values[...] = float('nan')\n"
+    client.write_text(text.replace(mark, spoil + mark))
+    sixth = list(deployment.files)[5]
+    script = [sys.executable, REPOSITORY / "scripts/node.py", tmp_path / "open", "key"]
+    subprocess.run(script, check=True, capture_output=True)
+    register = [
+        *(sys.executable, REPOSITORY / "scripts/server.py", deployment.server, "register"),
+        *(tmp_path / "open/key.pub", "open"),
+    ]
+    subprocess.run(register, check=True, capture_output=True)
+    settings = tmp_path / "node.toml"
+    settings.write_text(
+        f'survey = "{deployment.files[sixth]}"\ngroups = "{sixth}"\n'
+        f'cache-dir = "{tmp_path / "cache"}"\n'
+    )
+    process = start_by_hand(
+        deployment,
+        "open",
+        [
+            *("--root-certificates", str(deployment.server / "ca.crt")),
+            *("--auth-supernode-private-key", str(tmp_path / "open/key")),
+            *("--node-config", str(settings)),
+        ],
+    )
+    try:
+        deployment.wait_for_nodes(5)
+        folder = tmp_path / "run"
+        asked = overrides(deployment, "federation.nodes=5", "federation.rounds=2")
+        first, second, third, held_out, late, _ = deployment.files
+        asked.append(f"data.train_groups=[{first},{second},{third},{sixth}]")
+        asked = [o for o in asked if o != f"data.train_groups=[{first},{second},{third},{late}]"]
+        state = flwr_run(
+            deployment,
+            app,
+            {
+                "overrides": " ".join(["data=nodes", *asked]),
+                "server-overrides": f"output_dir={folder}",
+            },
+        )
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        wait_to_end(process, 30)
+    assert state["status"] == "finished:completed", state
+    for line in lines(folder):
+        assert list(line["groups_trained"]) == [first, second, third]
+        assert "is not finite" in line["groups_refused"][sixth]
+    report("two rounds with a node that sends NaN", time.monotonic() - begin)
+
+
+def test_a_node_that_trusts_signed_apps_only_refuses_ours(deployment, tmp_path):
+    begin = time.monotonic()
+    group = list(deployment.files)[4]
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", tmp_path / "signer"],
+        check=True,
+    )
+    entities = tmp_path / "trusted.yaml"
+    entities.write_text(f"fpk_some: '{(tmp_path / 'signer.pub').read_text().strip()}'\n")
+    deployment.add_node(
+        "careful", deployment.files[group], "--trusted-entities", str(entities), group=group
+    )
+    try:
+        deployment.wait_for_nodes(5)
+        run = deployment.submit(
+            *overrides(deployment, "federation.nodes=5", "federation.rounds=1"),
+            f"output_dir={tmp_path / 'run'}",
+            log="careful-run",
+        )
+        assert run.wait(timeout=LONG) == 1
+        assert "could not be verified" in deployment.log("careful")
+    finally:
+        deployment.stop("careful")
+    report("a node that trusts signed apps only", time.monotonic() - begin)
+
+
+def test_a_killed_server_comes_back_and_the_run_goes_on(deployment, tmp_path):
+    folder = tmp_path / "run"
+    more = ("federation.rounds=6", "federation.checkpoint_every=1")
+    asked = [*overrides(deployment, *more), f"output_dir={folder}"]
+    run = deployment.submit(*asked, log="cut")
+    wait_for(lambda: len(lines(folder)) > 2, "round 3")
+    begin = time.monotonic()
+    deployment.kill("server")
+    deployment.start_server()
+    assert run.wait(timeout=LONG) == 1
+    assert f"resume={folder}" in deployment.log("cut")
+    deployment.wait_for_nodes(4)
+    report("until the restarted server had its nodes again", time.monotonic() - begin)
+    resumed = deployment.submit(f"resume={folder}", log="resumed")
+    assert resumed.wait(timeout=LONG) == 0, deployment.log("resumed")
+    report("until the resumed run ended", time.monotonic() - begin)
+    assert [line["round"] for line in lines(folder)] == [1, 2, 3, 4, 5, 6]
+    absent = {group: range(99) for group in list(deployment.files)[4:]}
+    whole = in_process(deployment, tmp_path / "whole", absent, *more)
+    assert same_model(folder, whole)
