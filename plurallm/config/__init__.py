@@ -6,6 +6,7 @@ from plurallm.config.compose import (
     config_directory,
     hydra_quote,
     load_config,
+    load_tool_config,
     override_key,
     split_overrides,
     typed_config,
@@ -24,6 +25,7 @@ from plurallm.config.learning import (
     TableEmbedding,
     TrainingConfig,
 )
+from plurallm.config.reward import LIMITS, ExportConfig, ServeConfig
 from plurallm.config.types import (
     CompareConfig,
     Config,
@@ -33,6 +35,7 @@ from plurallm.config.types import (
 )
 
 __all__ = [
+    "LIMITS",
     "CausalLMEmbedding",
     "CompareConfig",
     "Config",
@@ -40,6 +43,7 @@ __all__ = [
     "DataConfig",
     "EmbeddingConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "FederationConfig",
     "FileData",
     "GaussianTraining",
@@ -48,6 +52,7 @@ __all__ = [
     "ModelConfig",
     "OpinionQAData",
     "SentenceTransformerEmbedding",
+    "ServeConfig",
     "StrategyConfig",
     "SyntheticData",
     "TableEmbedding",
@@ -61,6 +66,7 @@ __all__ = [
     "config_directory",
     "hydra_quote",
     "load_config",
+    "load_tool_config",
     "override_key",
     "split_overrides",
     "typed_config",

@@ -1,0 +1,261 @@
+"""The trained predictor as a reward model: a self-contained bundle that predicts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from plurallm.config import EmbeddingConfig, ModelConfig
+from plurallm.config.types import VARIANTS
+from plurallm.embedding import Pair, question_pairs
+from plurallm.model import PreferenceTransformer
+from plurallm.reward.card import model_card
+from plurallm.reward.context import Context, Group, context_from_json
+from plurallm.reward.forecast import Forecast, Query, make_forecast
+from plurallm.reward.readout import Readout
+from plurallm.survey import Question
+
+
+class PreferenceRewardModel(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="plurallm",
+    license="mit",
+    tags=["reward-model", "preference", "plurallm"],
+):
+    """A trained preference transformer with its embedder and the contexts of groups.
+
+    ``PreferenceRewardModel.from_pretrained(FOLDER)`` loads what ``plurallm export`` wrote, or a
+    repository of the Hugging Face hub with the same files; ``save_pretrained`` and
+    ``push_to_hub`` write it.
+
+    Parameters
+    ----------
+    model : mapping
+        Sizes of the network (``conf/model``).
+    embedding : mapping
+        The embedder (``conf/embedding``): new texts go through the one of the training.
+    embedding_width : int
+        Width ``D`` of its vectors.
+    precision : str
+        ``"float32"`` or ``"float64"``.
+    contexts : mapping of str to list, optional
+        Answered questions of the groups that agreed to release them, as JSON holds them.
+    provenance : mapping, optional
+        Where the weights come from and how they scored; it goes into the model card.
+
+    Raises
+    ------
+    ValueError
+        Naming the key that is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: dict[str, Any],
+        embedding: dict[str, Any],
+        embedding_width: int,
+        precision: str = "float32",
+        contexts: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedding = _embedding_config(embedding)
+        self.embedding_width = embedding_width
+        self.contexts = {
+            group: context_from_json(answers) for group, answers in (contexts or {}).items()
+        }
+        self.provenance = provenance or {}
+        sizes = _typed(ModelConfig, model, "model")
+        if precision not in ("float32", "float64"):
+            raise ValueError(f"precision must be float32 or float64, but is {precision!r}")
+        network = PreferenceTransformer(embedding_width, sizes, seed=0)
+        self.network = network.to(getattr(torch, precision))
+        self._readout = Readout(self.network, self.embedding, self.pairs_of, self.context_of)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups whose context the bundle holds."""
+        return tuple(self.contexts)
+
+    def context_of(self, group: Group) -> Context:
+        """Context of a group.
+
+        Raises
+        ------
+        ValueError
+            For a name that the bundle does not know, or an empty context.
+        """
+        if not isinstance(group, str):
+            if not group:
+                raise ValueError("a context needs at least one answered question")
+            return group
+        if group not in self.contexts:
+            known = ", ".join(self.contexts) or "none: give a context"
+            raise ValueError(f"the bundle holds no context of group {group!r}; it has {known}")
+        return self.contexts[group]
+
+    def pairs_of(self, question: str, options: Sequence[str]) -> list[Pair]:
+        """Texts that are embedded for a question, one for each option.
+
+        Raises
+        ------
+        ValueError
+            For a question without a text or without two different options, or with more of them
+            than the embedder can list.
+        """
+        return question_pairs(Question(question[:60], question, tuple(options)), self.embedding)
+
+    def predict(self, question: str, options: Sequence[str], group: Group) -> Forecast:
+        """Predict how a group answers one question.
+
+        Parameters
+        ----------
+        question : str
+            Its text.
+        options : sequence of str
+            The answers to choose from, at least two, all different.
+        group : str or Context
+            Name of a released context, or a context.
+
+        Returns
+        -------
+        Forecast
+            Shares in the order of the options, and their uncertainty.
+        """
+        return self.predict_batch([Query(question, tuple(options), group)])[0]
+
+    def predict_batch(self, queries: Sequence[Query]) -> list[Forecast]:
+        """Predict many questions for many groups in one pass.
+
+        Parameters
+        ----------
+        queries : sequence of Query
+            Equal ones are computed once.
+
+        Returns
+        -------
+        list of Forecast
+            In the order of the queries.
+
+        Raises
+        ------
+        ValueError
+            For an unknown group, or a question without two different options.
+        """
+        distinct = list(dict.fromkeys(queries))
+        means = self._readout.means(
+            [self.pairs_of(query.question, query.options) for query in distinct],
+            [query.group for query in distinct],
+        )
+        forecasts = {
+            query: make_forecast(mean_O, self._readout.dispersion_of(query.group))
+            for query, mean_O in zip(distinct, means, strict=True)
+        }
+        return [forecasts[query] for query in queries]
+
+    def raw_means(self, pairs: Sequence[Pair], groups: Sequence[Group]) -> list[float]:
+        """Unnormalised means of free texts: outside what the network was trained on.
+
+        It was trained to compare the options of one question, by a softmax over them: a mean alone
+        has no unit, and is comparable only between answers to the same question.
+
+        Parameters
+        ----------
+        pairs : sequence of (str, str)
+            Question or prompt, and a free answer to it.
+        groups : sequence of str or Context
+            For whom, one for each pair.
+
+        Returns
+        -------
+        list of float
+            Any real numbers.
+        """
+        means = self._readout.means([[pair] for pair in pairs], groups)
+        return [mean_P.item() for mean_P in means]
+
+    @property
+    def texts_embedded(self) -> tuple[int, int]:
+        """How many texts were found in the cache, and how many had to be embedded."""
+        return self._readout.tokens.hits, self._readout.tokens.misses
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights; what was computed with the old ones is forgotten."""
+        self._readout.clear()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._readout.clear()  # to another device or type
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Write the model card: what the bundle holds, where it comes from, how it scored."""
+        return ModelCard(model_card(self._hub_mixin_info.model_card_data, self))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a bundle from a folder, or from a repository of the Hugging Face hub.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path : str or Path
+            Folder, or ``owner/name`` of a repository.
+        **kwargs
+            Of ``huggingface_hub.ModelHubMixin.from_pretrained``: ``revision``, ``token``, ...; and
+            parameters of the class, which replace those of the bundle: ``embedding`` for an
+            embedder that lies elsewhere now.
+
+        Returns
+        -------
+        PreferenceRewardModel
+            Ready to predict, on the CPU.
+
+        Raises
+        ------
+        FileNotFoundError
+            When a path is no folder.
+        ValueError
+            When it is not a reward bundle.
+        """
+        name = str(pretrained_model_name_or_path)
+        is_path = isinstance(pretrained_model_name_or_path, Path) or name.startswith(("/", "."))
+        if (is_path or name.count("/") > 1) and not Path(name).is_dir():
+            raise FileNotFoundError(f"{name}: there is no such folder with a reward bundle")
+        model: Self = super().from_pretrained(name, **kwargs)
+        return model
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, strict: bool = True, **kwargs: Any) -> Any:
+        missing = {"model", "embedding", "embedding_width"} - set(kwargs)
+        if missing:
+            raise ValueError(
+                f"{model_id} is not a reward bundle: its config.json lacks {', '.join(missing)}"
+            )
+        return super()._from_pretrained(model_id=model_id, strict=strict, **kwargs)
+
+    @classmethod
+    def _load_as_pickle(cls, model: Any, model_file: str, *_: Any) -> Any:
+        raise ValueError(f"{model_file}: weights must be in model.safetensors")
+
+
+def _typed(schema: type, values: Mapping[str, Any], name: str) -> Any:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{name} of the bundle: {str(error).splitlines()[0]}") from error
+
+
+def _embedding_config(values: Mapping[str, Any]) -> EmbeddingConfig:
+    variants = VARIANTS["embedding"][1]
+    if values.get("name") not in variants:
+        raise ValueError(f"the bundle needs the embedder {values.get('name')!r}, not known here")
+    config = _typed(variants[values["name"]], values, "embedding")
+    assert isinstance(config, EmbeddingConfig)
+    return config
