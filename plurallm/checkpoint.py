@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 """A model's weights by name."""
 
 _KEEP = 2
+
+_STRATEGY = "strategy/"
+"""Before the names of a strategy's arrays: no weight's name has a slash."""
 
 logger = logging.getLogger("plurallm")
 
@@ -37,11 +40,14 @@ class Checkpoint:
         Global weights after it.
     state : dict
         Anything else, as JSON can hold it.
+    strategy_arrays : dict of str to ndarray
+        The strategy's own state in arrays.
     """
 
     round_number: int
     arrays: Arrays
     state: dict[str, Any]
+    strategy_arrays: Arrays = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -62,9 +68,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"round-{checkpoint.round_number:06d}.safetensors"
     state = json.dumps({"round": checkpoint.round_number, **checkpoint.state})
-    save_arrays(
-        path, checkpoint.arrays, {"state": state, "digest": _digest(checkpoint.arrays, state)}
-    )
+    arrays = checkpoint.arrays | {
+        _STRATEGY + name: array for name, array in checkpoint.strategy_arrays.items()
+    }
+    save_arrays(path, arrays, {"state": state, "digest": _digest(arrays, state)})
     for old in sorted(folder.glob("round-*.safetensors"))[:-_KEEP]:
         old.unlink()
     return path
@@ -114,7 +121,9 @@ def _read(path: Path) -> Checkpoint:
     if metadata["digest"] != _digest(arrays, metadata["state"]):
         raise ValueError("its digest does not fit")
     state = json.loads(metadata["state"])
-    return Checkpoint(state.pop("round"), arrays, state)
+    own = {name.removeprefix(_STRATEGY) for name in arrays if name.startswith(_STRATEGY)}
+    strategy_arrays = {name: arrays.pop(_STRATEGY + name) for name in sorted(own)}
+    return Checkpoint(state.pop("round"), arrays, state, strategy_arrays)
 
 
 def _digest(arrays: Arrays, state: str) -> str:

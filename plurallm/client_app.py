@@ -1,7 +1,8 @@
 """The Flower ClientApp: a node's groups train and score themselves; answers stay on the node."""
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,15 +14,26 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from plurallm.attack import poison_task, poison_update
 from plurallm.config import (
     Config,
+    DittoPersonal,
+    FairStrategy,
+    FedProxStrategy,
     FileData,
+    RespondentPrivacy,
     config_digest,
     load_config,
     split_overrides,
 )
 from plurallm.device import choose_device
-from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
+from plurallm.evaluation import (
+    GroupScore,
+    Predictor,
+    model_predictor,
+    score_group,
+    with_context_of,
+)
 from plurallm.model import PreferenceTransformer
 from plurallm.node import (
     RefusalError,
@@ -32,6 +44,8 @@ from plurallm.node import (
     own_roles,
     own_survey,
 )
+from plurallm.personal import PersonalModels, train_personal
+from plurallm.privacy import protect_survey
 from plurallm.survey import Survey
 from plurallm.tasks import (
     GroupTask,
@@ -41,9 +55,16 @@ from plurallm.tasks import (
     group_tasks,
     groups_of_node,
     load_survey,
+    state_directory,
     survey_table,
 )
-from plurallm.training import LocalUpdate, train_group, train_groups_together
+from plurallm.training import (
+    LocalUpdate,
+    Proximal,
+    received_distance,
+    train_group,
+    train_groups_together,
+)
 
 app = ClientApp(mods=[guard])
 
@@ -63,7 +84,9 @@ class LocalData:
     seen_questions : dict of str to int
         Seen questions of every group of the survey.
     tasks : dict of str to GroupTask
-        Every group that takes part.
+        Every group that takes part, as it is trained on and shown as context.
+    scored : dict of str to GroupTask
+        The same as it is scored against.
     table_RD : Tensor of shape (R, D)
         The embedding table, on the client's device.
     model : PreferenceTransformer
@@ -75,6 +98,7 @@ class LocalData:
     roles: Roles
     seen_questions: dict[str, int]
     tasks: dict[str, GroupTask]
+    scored: dict[str, GroupTask]
     table_RD: Tensor
     model: PreferenceTransformer
     _predictor: tuple[str, Predictor] | None = field(default=None, repr=False)
@@ -82,6 +106,24 @@ class LocalData:
     def receive(self, arrays: ArrayRecord) -> None:
         """Put received weights into the model."""
         self.model.load_state_dict(arrays.to_torch_state_dict())
+
+    def personal_models(self, run: str) -> PersonalModels:
+        """Where the groups' own models of a run are kept.
+
+        Raises
+        ------
+        ValueError
+            When the server's name for the run is not one that could only be a folder's.
+        """
+        if not re.fullmatch("[0-9a-f]{16}", run):
+            raise ValueError(f"the run's name {run!r} is not 16 hexadecimal digits")
+        folder = state_directory(self.config) / "personal" / run
+        return PersonalModels(folder, self.config.federation.checkpoint_every)
+
+    def score(self, group: str, predict: Predictor) -> GroupScore:
+        """Score one group."""
+        shown = with_context_of(self.tasks[group], predict)
+        return score_group(self.scored[group], shown, self.config)
 
     def predictor(self, arrays: ArrayRecord) -> Predictor:
         """Make the predictor of received weights, once for all nodes that receive the same."""
@@ -120,11 +162,13 @@ def train(message: Message, context: Context) -> Message:
     local = local_data(context)
     record = message.content.array_records["arrays"]
     asked, round_number = _asked(message, local, context)
+    run = str(message.content["config"]["run"])
     stacked = {
         name: np.empty((len(asked), *array.shape), dtype=array.dtype)
         for name, array in record.items()
     }
     losses, examples, seconds = [], [], []
+    distances = _received_distances(local, asked, record, round_number)
     chunk = _groups_at_once(local)
     for start in range(0, len(asked), chunk):
         members = asked[start : start + chunk]
@@ -136,10 +180,17 @@ def train(message: Message, context: Context) -> Message:
                 stacked[name][row] = tensor.cpu().numpy()
             losses.append(float(np.mean(update.losses)))
             examples.append(update.examples)
+        if isinstance(local.config.personal, DittoPersonal):
+            local.receive(record)
+            tasks = [local.tasks[group] for group in members]
+            models = local.personal_models(run)
+            train_personal(models, local.model, tasks, local.table_RD, local.config, round_number)
         seconds += [(perf_counter() - started) / len(members)] * len(members)
     # One array after the other, so that a node of many groups never holds all of them twice.
     arrays = ArrayRecord({name: Array(stacked.pop(name)) for name in list(stacked)})
-    metrics = MetricRecord({"num-examples": examples, "train-loss": losses, "seconds": seconds})
+    metrics = MetricRecord(
+        {"num-examples": examples, "train-loss": losses, "seconds": seconds, **distances}
+    )
     return _reply(message, asked, {"arrays": arrays, "metrics": metrics})
 
 
@@ -147,11 +198,18 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score each asked group with the received weights."""
     local = local_data(context)
-    asked, _ = _asked(message, local, context)
+    asked, round_number = _asked(message, local, context)
     record = message.content.array_records["arrays"]
     predict = local.predictor(record)
-    scores = [score_group(local.tasks[group], predict, local.config) for group in asked]
-    return _reply(message, asked, {"metrics": _score_record(scores, local.config)})
+    scores = [local.score(group, predict) for group in asked]
+    reply = _reply(message, asked, {"metrics": _score_record(scores, local.config)})
+    if isinstance(local.config.personal, DittoPersonal):
+        models = local.personal_models(str(message.content["config"]["run"]))
+        own = _personal_scores(local, asked, models, round_number)
+        if own:
+            reply.content["personal"] = _score_record(list(own.values()), local.config)
+            reply.content.config_records["config"]["personal-groups"] = list(own)
+    return reply
 
 
 def local_data(context: Context) -> LocalData:
@@ -201,12 +259,19 @@ def _lay_out(survey: Survey, roles: Roles, config: Config, digest: str) -> Local
         torch.set_num_threads(config.threads)
     table_RD = survey_table(survey, config).to(choose_device(config.device))
     model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
+    scored = tasks = group_tasks(survey, roles.groups, config)
+    if isinstance(config.privacy, RespondentPrivacy):
+        folder = state_directory(config) / "respondent"
+        noised = protect_survey(survey, roles.groups, config.privacy, folder)
+        tasks = group_tasks(noised, roles.groups, config)
+        scored = scored if config.privacy.true_scores else tasks
     return LocalData(
         config,
         digest,
         roles,
         count_seen(survey, config),
-        group_tasks(survey, roles.groups, config),
+        tasks,
+        scored,
         table_RD,
         model.to(table_RD.device, getattr(torch, config.precision)),
     )
@@ -232,23 +297,60 @@ def _groups_at_once(local: LocalData) -> int:
 
 def _train(
     local: LocalData, groups: list[str], record: ArrayRecord, round_number: int
-) -> Iterator[tuple[dict[str, Tensor], LocalUpdate]]:
+) -> Iterator[tuple[Mapping[str, Tensor], LocalUpdate]]:
     """Weights and update of each group, from the received weights."""
     local.receive(record)
-    tasks = [local.tasks[group] for group in groups]
+    config, table_RD = local.config, local.table_RD
+    received = {name: value.clone() for name, value in local.model.state_dict().items()}
+    proximal = None
+    if isinstance(config.strategy, FedProxStrategy) and config.strategy.mu > 0:
+        proximal = Proximal(config.strategy.mu, received)
+    tasks = [poison_task(local.tasks[group], config) for group in groups]
     try:
         if len(tasks) == 1:
-            update = train_group(local.model, tasks[0], local.table_RD, local.config, round_number)
-            yield local.model.state_dict(), update
+            update = train_group(local.model, tasks[0], table_RD, config, round_number, proximal)
+            weights = local.model.state_dict()
+            yield poison_update(groups[0], weights, received, config.attack), update
             return
-        weights, updates = train_groups_together(
-            local.model, tasks, local.table_RD, local.config, round_number
+        stacked, updates = train_groups_together(
+            local.model, tasks, table_RD, config, round_number, proximal
         )
     except Exception as error:
         # The reply is for all groups of the node: say which of them it was.
         raise RuntimeError(f"training {', '.join(groups)}: {error}") from error
     for row, update in enumerate(updates):
-        yield {name: tensor[row] for name, tensor in weights.items()}, update
+        weights = {name: tensor[row] for name, tensor in stacked.items()}
+        yield poison_update(groups[row], weights, received, config.attack), update
+
+
+def _received_distances(
+    local: LocalData, groups: list[str], record: ArrayRecord, round_number: int
+) -> dict[str, list[float]]:
+    """What a fair strategy weighs groups by; nothing for another strategy."""
+    if not isinstance(local.config.strategy, FairStrategy):
+        return {}
+    local.receive(record)
+    distances = [
+        received_distance(
+            local.model, local.tasks[group], local.table_RD, local.config, round_number
+        )
+        for group in groups
+    ]
+    return {"received-distance": distances}
+
+
+def _personal_scores(
+    local: LocalData, asked: list[str], models: PersonalModels, round_number: int
+) -> dict[str, GroupScore]:
+    """Scores of the asked training groups' own models."""
+    scores = {}
+    for group in asked:
+        if group in local.roles.train:
+            own = models.load(group, round_number)
+            if own is not None:
+                local.model.load_state_dict(own)
+            scores[group] = local.score(group, model_predictor(local.model, local.table_RD))
+    return scores
 
 
 def _asked(message: Message, local: LocalData, context: Context) -> tuple[list[str], int]:

@@ -10,7 +10,7 @@ questions, ``O`` options, ``K`` contexts drawn, ``G`` groups.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +172,29 @@ def model_predictor(model: PreferenceTransformer, table_RD: Tensor) -> Predictor
         return torch.nn.functional.pad(shares_QO, (0, widest - shares_QO.shape[-1]))
 
     return predict
+
+
+def with_context_of(task: GroupTask, predict: Predictor) -> Predictor:
+    """Show a predictor a task's answers to the questions of any context.
+
+    Parameters
+    ----------
+    task : GroupTask
+        Answers to show, for example noised ones; its seen questions hold every context's.
+    predict : Predictor
+        What predicts.
+
+    Returns
+    -------
+    Predictor
+        `predict` itself where a context is drawn from the task.
+    """
+
+    def shown(context: Preferences, target: Preferences) -> Tensor:
+        row_Q = torch.searchsorted(task.seen.question_Q, context.question_Q)
+        return predict(replace(context, share_QO=task.seen.share_QO[row_Q]), target)
+
+    return shown
 
 
 def fairness(scores_G: Sequence[float]) -> dict[str, float]:

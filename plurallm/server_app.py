@@ -2,6 +2,7 @@
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from plurallm.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkp
 from plurallm.config import (
     Config,
     ConfigError,
+    PoisoningAttack,
     changed_on_resume,
     config_dict,
     config_digest,
@@ -28,10 +30,12 @@ from plurallm.strategy import (
     Attendance,
     GroupFedAvg,
     Node,
+    RoundReport,
     assign_roles_of_nodes,
     describe,
     extend_roles,
     is_deployment,
+    make_aggregator,
     meet_nodes,
 )
 from plurallm.tasks import Roles, assign_roles, count_seen, group_tasks, load_survey, survey_table
@@ -65,14 +69,20 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunFolder(_run_folder(config, context), None if checkpoint is None else first_round)
     if checkpoint is None:
         folder.save_config(config, overrides)
-        checkpoint = Checkpoint(0, _initial_arrays(nodes, config), {"totals": {}, "best": None})
+        checkpoint = _start(nodes, config)
     logger.info("the run's folder is %s", folder.path)
     if attendance.roles.absent:
         logger.info(
             "data.groups also lists, but no node has: %s", ", ".join(attendance.roles.absent)
         )
     logger.info("clients compute on %s", describe(node.device for node in nodes.values()))
-    strategy = GroupFedAvg(config, attendance.roles, attendance.groups_of, first_round, attendance)
+    aggregator = make_aggregator(config, attendance.roles, folder.path)
+    aggregator.numbers, aggregator.arrays = checkpoint.state["strategy"], checkpoint.strategy_arrays
+    strategy = GroupFedAvg(
+        *(config, attendance.roles, attendance.groups_of, aggregator, checkpoint.state["run"]),
+        first_round,
+        attendance,
+    )
     with open_trackers(config, folder, first_round) as trackers:
         recorder = Recorder(config, attendance, strategy, folder, trackers, checkpoint)
         strategy.start(
@@ -141,9 +151,12 @@ class Recorder:
         }
         if report.failed is not None:
             metrics["failed"] = report.failed
+        if report.strategy:
+            metrics["strategy"] = report.strategy
         if report.scores:
             distance = self._config.data.distance
             metrics |= summarize(report.scores, self._roles.by_group, distance)
+            metrics |= self._other_cells(report)
             metrics["groups_unscored"] = report.unscored
             if not report.unscored:  # means over other groups do not compare
                 self._keep_best(metrics, arrays)
@@ -163,13 +176,17 @@ class Recorder:
             self._folder.save_model("model", arrays, self._describe(report.round_number))
             self._trackers.finish(self._summary(metrics))
         elif report.round_number % self._config.federation.checkpoint_every == 0:
+            aggregator = self._strategy.aggregator
             state = {
                 "totals": self._totals,
                 "best": self._best,
+                "run": self._strategy.run,
+                "strategy": aggregator.numbers,
                 "roles": self._roles.by_group,
             }
             save_checkpoint(
-                self._folder.path / "checkpoint", Checkpoint(report.round_number, arrays, state)
+                self._folder.path / "checkpoint",
+                Checkpoint(report.round_number, arrays, state, aggregator.arrays),
             )
         return None
 
@@ -188,6 +205,21 @@ class Recorder:
                 for group in groups
             },
         }
+
+    def _other_cells(self, report: RoundReport) -> dict[str, Any]:
+        """Cells of personal models, and of those that do not attack, where there are any."""
+        cells: dict[str, Any] = {}
+        distance = self._config.data.distance
+        if report.personal_scores:
+            personal = summarize(report.personal_scores, self._roles.by_group, distance)
+            cells |= {"personal_cells": personal["cells"], "personal_groups": personal["groups"]}
+        attack = self._config.attack
+        if isinstance(attack, PoisoningAttack):
+            honest = {
+                group: score for group, score in report.scores.items() if group not in attack.groups
+            }
+            cells["honest_cells"] = summarize(honest, self._roles.by_group, distance)["cells"]
+        return cells
 
     def _keep_best(self, metrics: Mapping[str, Any], arrays: Arrays) -> None:
         cell = next((name for name in _SELECTION_CELLS if name in metrics["cells"]), None)
@@ -282,6 +314,17 @@ def _roles(nodes: Mapping[int, Node], config: Config, checkpoint: Checkpoint | N
         dropped={},
     )
     return extend_roles(known, seen, score_only, config)
+
+
+def _start(nodes: Mapping[int, Node], config: Config) -> Checkpoint:
+    """State before the first round. Its name tells nodes what they kept for this run."""
+    state: dict[str, Any] = {
+        "totals": {},
+        "best": None,
+        "run": secrets.token_hex(8),
+        "strategy": {},
+    }
+    return Checkpoint(0, _initial_arrays(nodes, config), state)
 
 
 def _initial_arrays(nodes: Mapping[int, Node], config: Config) -> Arrays:

@@ -171,7 +171,9 @@ def generate_survey(
         people_Q = rng.integers((respondents + 1) // 2, 3 * respondents // 2 + 1, len(question_Q))
         # Reversed: rounding leaves a remainder to the last option, which must not be padding.
         count_QO = rng.multinomial(people_Q, share_QO[:, ::-1])[:, ::-1]
-        answers[_name(group)] = Answers(question_Q, count_QO / people_Q[:, None])
+        answers[_name(group)] = Answers(
+            question_Q, count_QO / people_Q[:, None], people_Q.astype(np.float64)
+        )
     source = f"synthetic({num_groups=}, {num_questions=}, {respondents=}, {seed=})"
     return Survey(source, questions, answers)
 

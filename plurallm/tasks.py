@@ -319,6 +319,14 @@ def _ordered_questions(survey: Survey) -> Survey:
     return drop_questions(survey, reasons)
 
 
+def state_directory(config: Config) -> Path:
+    """Folder of what a node must not lose: ``state_dir``, or the user's state folder."""
+    if config.state_dir is not None:
+        return Path(config.state_dir)
+    state = os.environ.get("XDG_STATE_HOME", "~/.local/state")
+    return Path(state).expanduser() / "plurallm"
+
+
 def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> None:
     if name not in seen_questions:
         near = difflib.get_close_matches(name, seen_questions, n=3)

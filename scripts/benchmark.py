@@ -34,7 +34,7 @@ from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_gr
 from plurallm.preferences import split_context
 from plurallm.randomness import generator
 from plurallm.simulation import InProcessGrid
-from plurallm.strategy import GroupFedAvg, OrderedMean
+from plurallm.strategy import GroupFedAvg, OrderedMean, make_aggregator
 from plurallm.tasks import count_seen, group_tasks, groups_of_node, load_survey, survey_table
 from plurallm.training import train_group
 
@@ -150,7 +150,8 @@ def training_round(bench: Bench) -> Iterator[Row]:
     roles, nodes = bench.local.roles, len(bench.local.roles.groups)
     grid = InProcessGrid(app, nodes, {"overrides": bench.overrides})
     hosts = {node: groups_of_node(roles, node - 1, nodes) for node in grid.get_node_ids()}
-    strategy = GroupFedAvg(bench.local.config, roles, hosts)
+    aggregator = make_aggregator(bench.local.config, roles, Path("."))
+    strategy = GroupFedAvg(bench.local.config, roles, hosts, aggregator, run="benchmark")
     arrays = ArrayRecord(bench.local.model.state_dict())
     trained: list[float] = []
 
@@ -176,7 +177,7 @@ def aggregation(bench: Bench) -> Iterator[Row]:
         mean = OrderedMean(map(str, range(count)))
         for number in range(count):
             mean.add(str(number), updates[number % len(updates)], number + 1.0)
-        mean.result()
+        mean.average()
 
     few, many = medians(bench.repeats, lambda: aggregate(8), lambda: aggregate(100))
     yield Row("aggregate 8 updates", 1e3 * few, "ms")

@@ -99,9 +99,12 @@ def test_every_config_group_has_files() -> None:
 def test_every_file_of_the_tree_composes_and_type_checks(choice: str) -> None:
     group, _, name = choice.partition("=")
     tree = yaml.safe_load((config_directory() / group / f"{name}.yaml").read_text())
-    missing = [f"{group}.{key}=/a" for key, value in tree.items() if value == "???"]
-    config = load_config([choice, *missing], None)
-    if group in ("data", "embedding", "strategy", "tracking") or choice == "training=gaussian":
+    value = "[a]" if group == "attack" else "/a"
+    missing = [f"{group}.{key}={value}" for key, given in tree.items() if given == "???"]
+    needed = ["strategy.weighting=uniform"] if choice == "privacy=central" else []
+    config = load_config([choice, *missing, *needed], None)
+    named = ("data", "embedding", "strategy", "privacy", "personal", "tracking")
+    if group in named or choice == "training=gaussian":
         own = config_dict(config)[group]
         assert name in (own.get("source"), own.get("name"), own.get("loss"))
 

@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from tiny import TINY
 
 from plurallm.config import load_config
@@ -17,12 +19,16 @@ from plurallm.preferences import make_episode
 from plurallm.tasks import group_tasks, load_survey, survey_table
 from plurallm.training import (
     LOSSES,
+    Proximal,
     episode_loss,
     learning_rate,
+    received_distance,
     train_group,
     train_groups_together,
 )
 from plurallm.training.adam import Adam
+from plurallm.training.local import round_episodes
+from plurallm.training.losses import predict
 
 
 @pytest.fixture
@@ -204,3 +210,71 @@ def test_training_does_not_import_the_compiler_of_torch():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
+
+
+def test_the_proximal_gradient_is_that_of_half_mu_times_the_squared_distance():
+    anchor = {"w": torch.tensor([1.0, -2.0]), "b": torch.tensor(0.5)}
+    weights = {
+        "w": torch.tensor([[3.0, 1.0], [1.0, -2.0]], requires_grad=True),
+        "b": torch.tensor([0.25, 0.5], requires_grad=True),
+    }
+
+    def loss():
+        return (weights["w"] ** 3).sum() + weights["b"].sum()
+
+    loss().backward()
+    Proximal(0.7, anchor).add_gradient(weights)
+    given = {name: value.grad.clone() for name, value in weights.items()}
+    for value in weights.values():
+        value.grad = None
+    distance = sum(((value - anchor[name]) ** 2).sum() for name, value in weights.items())
+    (loss() + 0.7 / 2 * distance).backward()
+    for name, value in weights.items():
+        torch.testing.assert_close(given[name], value.grad)
+
+
+def test_at_mu_zero_the_proximal_term_changes_no_bit(local):
+    config, tasks, table, model = local
+    task = next(iter(tasks.values()))
+    anchor = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
+    plain, pulled, strongly = (copy.deepcopy(model) for _ in range(3))
+    losses = [
+        train_group(one, task, table, config, 1, proximal).losses
+        for one, proximal in (
+            (plain, None),
+            (pulled, Proximal(0.0, anchor)),
+            (strongly, Proximal(9.0, anchor)),
+        )
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert all(
+        torch.equal(value, pulled.state_dict()[n]) for n, value in plain.state_dict().items()
+    )
+
+
+def test_received_distance_is_the_mean_over_the_rounds_targets_before_training(local):
+    config, tasks, table, model = local
+    task = next(iter(tasks.values()))
+    before = copy.deepcopy(model.state_dict())
+    distances = []
+    for episode in round_episodes(task, config, 3):
+        with torch.inference_mode():
+            shares = predict(model, episode, table).shares_QO
+        distances.append(
+            np.mean(
+                [
+                    jensenshannon(true[mask], given[mask], base=2)
+                    for true, given, mask in zip(
+                        episode.share_QO.numpy(),
+                        shares.numpy(),
+                        episode.mask_QO.numpy(),
+                        strict=True,
+                    )
+                ]
+            )
+        )
+    assert len(distances) == config.training.steps_per_round
+    measured = received_distance(model, task, table, config, 3)
+    assert measured == pytest.approx(np.mean(distances), abs=1e-5)
+    assert measured != received_distance(model, task, table, config, 4)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -13,7 +13,7 @@ from plurallm.config.compose import (
 )
 from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
 from plurallm.config.error import ConfigError
-from plurallm.config.federation import FederationConfig, StrategyConfig
+from plurallm.config.federation import FederationConfig
 from plurallm.config.learning import (
     CausalLMEmbedding,
     EmbeddingConfig,
@@ -25,7 +25,29 @@ from plurallm.config.learning import (
     TableEmbedding,
     TrainingConfig,
 )
+from plurallm.config.protection import (
+    AttackConfig,
+    CentralPrivacy,
+    DittoPersonal,
+    PoisoningAttack,
+    RespondentPrivacy,
+    UpdateAttack,
+)
 from plurallm.config.reward import LIMITS, ExportConfig, ServeConfig
+from plurallm.config.strategy import (
+    AdaptiveStrategy,
+    AflStrategy,
+    FairStrategy,
+    FedAdamStrategy,
+    FedAvgMStrategy,
+    FedProxStrategy,
+    MultiKrumStrategy,
+    QFedAvgStrategy,
+    StrategyConfig,
+    TermStrategy,
+    TrimmedMeanStrategy,
+    WeightedStrategy,
+)
 from plurallm.config.types import (
     CompareConfig,
     Config,
@@ -36,29 +58,46 @@ from plurallm.config.types import (
 
 __all__ = [
     "LIMITS",
+    "AdaptiveStrategy",
+    "AflStrategy",
+    "AttackConfig",
     "CausalLMEmbedding",
+    "CentralPrivacy",
     "CompareConfig",
     "Config",
     "ConfigError",
     "DataConfig",
+    "DittoPersonal",
     "EmbeddingConfig",
     "EvaluationConfig",
     "ExportConfig",
+    "FairStrategy",
+    "FedAdamStrategy",
+    "FedAvgMStrategy",
+    "FedProxStrategy",
     "FederationConfig",
     "FileData",
     "GaussianTraining",
     "HashingEmbedding",
     "MiniLMEmbedding",
     "ModelConfig",
+    "MultiKrumStrategy",
     "OpinionQAData",
+    "PoisoningAttack",
+    "QFedAvgStrategy",
+    "RespondentPrivacy",
     "SentenceTransformerEmbedding",
     "ServeConfig",
     "StrategyConfig",
     "SyntheticData",
     "TableEmbedding",
+    "TermStrategy",
     "TrackingConfig",
     "TrainingConfig",
+    "TrimmedMeanStrategy",
+    "UpdateAttack",
     "WandbTracking",
+    "WeightedStrategy",
     "absolute_overrides",
     "changed_on_resume",
     "config_dict",

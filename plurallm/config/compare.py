@@ -51,7 +51,7 @@ def config_dict(config: Config) -> dict[str, Any]:
 def config_digest(config: Config) -> str:
     """Fingerprint of all that must be the same on the server and on every node."""
     tree = config_dict(config)
-    for key in ("output_dir", "cache_dir", "resume", "tracking", "compare", "device", "threads"):
+    for key in (*FREE_ON_RESUME, "state_dir", "device", "threads"):
         del tree[key]
     tree["embedding"].pop("device", None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

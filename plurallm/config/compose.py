@@ -28,6 +28,7 @@ PATH_KEYS = (
     "embedding.path",
     "output_dir",
     "cache_dir",
+    "state_dir",
     "resume",
 )
 """Keys whose values are paths."""

@@ -1,4 +1,4 @@
-"""Types of ``conf/federation`` and ``conf/strategy``."""
+"""Types of ``conf/federation``."""
 
 from dataclasses import dataclass
 
@@ -34,19 +34,3 @@ class FederationConfig:
         )
         for key in ("wait_seconds", "round_timeout", "checkpoint_every"):
             require(getattr(self, key) > 0, f"federation.{key}", getattr(self, key), "> 0")
-
-
-@dataclass
-class StrategyConfig:
-    """Aggregation (``conf/strategy``)."""
-
-    name: str
-    weighting: str
-
-    def __post_init__(self) -> None:
-        require(
-            self.weighting in ("questions", "uniform"),
-            "strategy.weighting",
-            self.weighting,
-            "'questions' or 'uniform'",
-        )

@@ -4,11 +4,12 @@ Each field is documented where its value stands, in ``conf/``. The classes are n
 OmegaConf refuses frozen ones; nothing writes to a composed configuration.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
 from plurallm.config.error import require
-from plurallm.config.federation import FederationConfig, StrategyConfig
+from plurallm.config.federation import FederationConfig
 from plurallm.config.learning import (
     CausalLMEmbedding,
     EmbeddingConfig,
@@ -20,6 +21,16 @@ from plurallm.config.learning import (
     TableEmbedding,
     TrainingConfig,
 )
+from plurallm.config.protection import (
+    ATTACKS,
+    PERSONAL,
+    PRIVACY,
+    AttackConfig,
+    PersonalConfig,
+    PrivacyConfig,
+    check_together,
+)
+from plurallm.config.strategy import STRATEGIES, StrategyConfig
 
 
 @dataclass
@@ -91,6 +102,9 @@ class Config:
     training: TrainingConfig
     federation: FederationConfig
     strategy: StrategyConfig
+    privacy: PrivacyConfig
+    personal: PersonalConfig
+    attack: AttackConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     compare: CompareConfig
@@ -100,6 +114,7 @@ class Config:
     precision: str
     output_dir: str | None
     cache_dir: str | None
+    state_dir: str | None
     resume: str | None
 
     def __post_init__(self) -> None:
@@ -111,9 +126,10 @@ class Config:
             self.precision,
             "'float32' or 'float64'",
         )
+        check_together(self.strategy, self.privacy)
 
 
-VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
+VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
     "data": (
         "source",
         {
@@ -142,7 +158,10 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
             "gaussian": GaussianTraining,
         },
     ),
-    "strategy": ("name", {"fedavg": StrategyConfig}),
+    "strategy": ("name", STRATEGIES),
+    "privacy": ("name", PRIVACY),
+    "personal": ("name", PERSONAL),
+    "attack": ("name", ATTACKS),
     "tracking": ("name", {"jsonl": TrackingConfig, "wandb": WandbTracking}),
 }
 """The variants of a config group: which field tells them apart, and the type of each."""

@@ -1,6 +1,8 @@
-"""The federation on the server: who takes part, and how updates are taken and averaged."""
+"""The federation on the server: who takes part, how updates are taken and become a model."""
 
+from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
+from plurallm.strategy.choose import make_aggregator
 from plurallm.strategy.fedavg import GroupFedAvg
 from plurallm.strategy.mean import OrderedMean
 from plurallm.strategy.members import Node, describe, is_deployment, meet_nodes
@@ -9,6 +11,7 @@ from plurallm.strategy.report import FederationError, RoundReport
 from plurallm.strategy.roles import assign_roles_of_nodes, extend_roles
 
 __all__ = [
+    "Aggregator",
     "Attendance",
     "FederationError",
     "GroupFedAvg",
@@ -20,5 +23,6 @@ __all__ = [
     "describe",
     "extend_roles",
     "is_deployment",
+    "make_aggregator",
     "meet_nodes",
 ]

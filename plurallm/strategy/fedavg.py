@@ -1,8 +1,9 @@
 """The custom FedAvg: groups instead of nodes, sums in a fixed order, bad updates refused.
 
 A node hosts one or more groups and answers for all of them in one message. The strategy asks for
-groups, takes the answers apart by group and averages them in the order of the roles, so that
-neither the number of nodes nor the order of replies changes a bit of the result.
+groups, takes the answers apart by group and hands them, with the order of the roles, to the
+aggregator of the configured strategy, so that neither the number of nodes nor the order of replies
+changes a bit of the result.
 """
 
 import logging
@@ -23,14 +24,16 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from plurallm.checkpoint import Arrays
-from plurallm.config import Config, ConfigError
+from plurallm.config import Config, ConfigError, FairStrategy
 from plurallm.randomness import digest_fraction
+from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
-from plurallm.strategy.mean import OrderedMean
+from plurallm.strategy.choose import groups_per_round
 from plurallm.strategy.replies import (
     Shapes,
     Update,
     answers,
+    read_personal_scores,
     read_scores,
     read_updates,
     read_work,
@@ -54,6 +57,10 @@ class GroupFedAvg(FedAvg):
         Which groups train and which are held out.
     groups_of : mapping of int to tuple of str
         Groups of each node.
+    aggregator : Aggregator
+        Turns updates into the next global model, see ``make_aggregator``.
+    run : str
+        Name of the run, for what nodes keep of it.
     first_round : int
         Rounds that an earlier run has finished: Flower counts from 1, the run goes on from there.
     attendance : Attendance, optional
@@ -70,6 +77,8 @@ class GroupFedAvg(FedAvg):
         config: Config,
         roles: Roles,
         groups_of: Mapping[int, tuple[str, ...]],
+        aggregator: Aggregator,
+        run: str,
         first_round: int = 0,
         attendance: Attendance | None = None,
     ) -> None:
@@ -77,6 +86,8 @@ class GroupFedAvg(FedAvg):
         self.config = config
         self.roles = roles
         self.groups_of = groups_of
+        self.aggregator = aggregator
+        self.run = run
         self.first_round = first_round
         self.attendance = attendance
         self.report = RoundReport(first_round)
@@ -89,6 +100,7 @@ class GroupFedAvg(FedAvg):
         self._asked: dict[int, list[str]] = {}
         self._failed_rounds = 0
         self._global: Arrays = {}
+        self._order: list[str] = []
         self._shapes: Shapes = {}
         self._started = 0.0
 
@@ -114,12 +126,15 @@ class GroupFedAvg(FedAvg):
         participants = self._participants()
         messages = self._ask(MessageType.TRAIN, participants, arrays)
         self.report.refused |= self._away(participants)
+        due = {group for groups in self._asked.values() for group in groups}
+        self._order = [group for group in self.roles.train if group in due]
+        self.aggregator.begin(self._order, self._global)
         return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the updates that can be used.
+        """Give the updates that can be used to the aggregator.
 
         Raises
         ------
@@ -127,24 +142,22 @@ class GroupFedAvg(FedAvg):
             When fewer than ``federation.min_groups`` groups brought one, in more than
             ``federation.failed_rounds`` rounds.
         """
-        due = {group for groups in self._asked.values() for group in groups}
-        order = [group for group in self.roles.train if group in due]
-        mean = OrderedMean(order)
         losses = {}
         for group, update in self._updates(replies):
             if isinstance(update, str):
                 self.report.refused[group] = update
                 logger.warning("round %d: %s: %s", self.report.round_number, group, update)
-                mean.skip(group)
+                self.aggregator.skip(group)
             else:
-                by_questions = self.config.strategy.weighting == "questions"
-                mean.add(group, update.arrays, update.examples if by_questions else 1.0)
+                self.aggregator.add(group, update)
                 losses[group] = update.loss
-        self.report.losses = {group: losses[group] for group in order if group in losses}
+        self.report.losses = {group: losses[group] for group in self._order if group in losses}
         self.report.seconds["train"] = time.monotonic() - self._started
         if self._has_failed():
             return None, None  # Flower keeps the weights of the round before
-        averaged = ArrayRecord({name: Array(array) for name, array in mean.result().items()})
+        arrays = self.aggregator.finish()
+        self.report.strategy = self.aggregator.report()
+        averaged = ArrayRecord({name: Array(array) for name, array in arrays.items()})
         return averaged, MetricRecord({"train-loss": float(self.report.train_loss or 0)})
 
     def configure_evaluate(
@@ -174,8 +187,10 @@ class GroupFedAvg(FedAvg):
             scores = content if isinstance(content, str) else read_scores(content, groups)
             if isinstance(scores, str):
                 self.report.unscored |= dict.fromkeys(groups, scores)
-            else:
-                self.report.scores |= scores
+                continue
+            self.report.scores |= scores
+            if not isinstance(content, str):
+                self.report.personal_scores |= read_personal_scores(content, groups)
         for group, reason in self.report.unscored.items():
             logger.warning("round %d: %s not scored: %s", self.report.round_number, group, reason)
         if not self.report.scores:
@@ -189,7 +204,7 @@ class GroupFedAvg(FedAvg):
     def _participants(self) -> tuple[str, ...]:
         """Training groups of this round: a seeded fraction, in the order of the roles."""
         train, number = self.roles.train, self.report.round_number
-        wanted = max(1, math.floor(self.config.federation.fraction * len(train) + 0.5))
+        wanted = groups_per_round(self.config, self.roles)
         drawn = sorted(
             train, key=lambda group: digest_fraction("take part", self.config.seed, number, group)
         )[:wanted]
@@ -213,7 +228,11 @@ class GroupFedAvg(FedAvg):
                     {
                         self.arrayrecord_key: arrays,
                         self.configrecord_key: ConfigRecord(
-                            {"round": self.report.round_number, "groups": asked[node]}
+                            {
+                                "round": self.report.round_number,
+                                "groups": asked[node],
+                                "run": self.run,
+                            }
                         ),
                     }
                 ),
@@ -232,7 +251,8 @@ class GroupFedAvg(FedAvg):
                 self.report.work |= work
                 self.report.bytes_up += sum(row["bytes_up"] for row in work.values())
                 bound = self.config.federation.max_update_norm
-                for group, update in read_updates(content, groups, self._shapes):
+                fair = isinstance(self.config.strategy, FairStrategy)
+                for group, update in read_updates(content, groups, self._shapes, fair):
                     problem = (
                         None if isinstance(update, str) else too_large(update, self._global, bound)
                     )

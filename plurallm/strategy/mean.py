@@ -1,12 +1,25 @@
 """Averages that do not depend on who answers first."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from plurallm.checkpoint import Arrays
+
+
+class Mean(Protocol):
+    """Takes updates as they arrive, each once, and gives their mean."""
+
+    def add(self, group: str, arrays: Mapping[str, npt.NDArray[Any]], weight: float) -> None:
+        """Take a group's update."""
+
+    def skip(self, group: str) -> None:
+        """Do without a group."""
+
+    def average(self) -> Arrays:
+        """Mean in float64, once all groups are settled."""
 
 
 class OrderedMean:
@@ -25,7 +38,6 @@ class OrderedMean:
         self._order = list(order)
         self._waiting: dict[str, tuple[Mapping[str, npt.NDArray[Any]], float] | None] = {}
         self._sums: dict[str, npt.NDArray[np.float64]] = {}
-        self._dtypes: dict[str, np.dtype[Any]] = {}
         self._weight = 0.0
 
     def add(self, group: str, arrays: Mapping[str, npt.NDArray[Any]], weight: float) -> None:
@@ -36,12 +48,9 @@ class OrderedMean:
         """Do without a group."""
         self._settle(group, None)
 
-    def result(self) -> Arrays:
-        """Mean of all added updates, in their own type."""
-        return {
-            name: (total / self._weight).astype(self._dtypes[name])
-            for name, total in self._sums.items()
-        }
+    def average(self) -> Arrays:
+        """Mean of all added updates, in float64."""
+        return {name: total / self._weight for name, total in self._sums.items()}
 
     def _settle(
         self, group: str, update: tuple[Mapping[str, npt.NDArray[Any]], float] | None
@@ -59,4 +68,4 @@ class OrderedMean:
             if name in self._sums:
                 self._sums[name] += weighted
             else:
-                self._sums[name], self._dtypes[name] = weighted, array.dtype
+                self._sums[name] = weighted

@@ -32,11 +32,15 @@ class Update:
         Its number of training questions, positive.
     loss : float
         Its mean training loss.
+    distance : float, optional
+        Its mean base 2 Jensen-Shannon distance at the weights it received, before it trained, in
+        [0, 1]; None where the strategy does not ask for it.
     """
 
     arrays: Arrays
     examples: float
     loss: float
+    distance: float | None = None
 
 
 def answers(
@@ -79,7 +83,7 @@ def error_reason(reply: Message) -> str:
 
 
 def read_updates(
-    content: RecordDict, groups: Sequence[str], shapes: Shapes
+    content: RecordDict, groups: Sequence[str], shapes: Shapes, with_distance: bool = False
 ) -> Iterator[tuple[str, Update | str]]:
     """Take a training reply apart.
 
@@ -91,13 +95,16 @@ def read_updates(
         What it was asked for.
     shapes : Shapes
         Of the global weights.
+    with_distance : bool
+        Whether the strategy needs each group's distance.
 
     Yields
     ------
     group, update
         ``update`` is the reason, a text, where it is refused.
     """
-    problem = _problem(content, groups, shapes)
+    keys = ("num-examples", "train-loss", *(("received-distance",) if with_distance else ()))
+    problem = _problem(content, groups, shapes, keys)
     if problem is not None:
         for group in groups:
             yield group, f"update refused: {problem}"
@@ -107,14 +114,16 @@ def read_updates(
     stacked = {name: record[name].numpy() for name in record}
     for row, group in enumerate(groups):
         arrays = {name: array[row] for name, array in stacked.items()}
-        examples, loss = (float(metrics[key][row]) for key in ("num-examples", "train-loss"))
+        examples, loss, *distance = (float(metrics[key][row]) for key in keys)
         wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if wrong:
             yield group, f"update refused: {wrong[0]} is not finite"
         elif not (0 < examples < math.inf and math.isfinite(loss)):
             yield group, f"update refused: {examples} examples, loss {loss}"
+        elif distance and not 0 <= distance[0] <= 1:
+            yield group, f"update refused: distance {distance[0]} is not between 0 and 1"
         else:
-            yield group, Update(arrays, examples, loss)
+            yield group, Update(arrays, examples, loss, *distance)
 
 
 def read_work(content: RecordDict, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -185,12 +194,38 @@ def read_scores(content: RecordDict, groups: Sequence[str]) -> dict[str, GroupSc
     return scores
 
 
+def read_personal_scores(content: RecordDict, groups: Sequence[str]) -> dict[str, GroupScore]:
+    """Take the scores of personal models from an evaluation reply that was accepted.
+
+    Parameters
+    ----------
+    content : RecordDict
+        What the node sent.
+    groups : sequence of str
+        What it was asked for.
+
+    Returns
+    -------
+    dict of str to GroupScore
+        Empty where there are none, or where they cannot be used.
+    """
+    metrics = content.metric_records.get("personal")
+    own: Any = next(iter(content.config_records.values())).get("personal-groups")
+    if metrics is None or not isinstance(own, list) or not own or not set(own) <= set(groups):
+        return {}
+    record = RecordDict({"metrics": metrics, "config": ConfigRecord({"groups": own})})
+    scores = read_scores(record, own)
+    return {} if isinstance(scores, str) else scores
+
+
 def size(arrays: ArrayRecord) -> int:
     """Bytes of weights in a record."""
     return sum(len(array.data) for array in arrays.values())
 
 
-def _problem(content: RecordDict, groups: Sequence[str], shapes: Shapes) -> str | None:
+def _problem(
+    content: RecordDict, groups: Sequence[str], shapes: Shapes, keys: Sequence[str]
+) -> str | None:
     """Why a training reply as a whole is refused, or None."""
     records: list[Any] = [
         content.array_records,
@@ -209,7 +244,7 @@ def _problem(content: RecordDict, groups: Sequence[str], shapes: Shapes) -> str 
     for name in sorted(due | sent):
         if sent.get(name) != due.get(name):
             return f"{name} is {sent.get(name)} instead of {due.get(name)}"
-    for key in ("num-examples", "train-loss"):
+    for key in keys:
         values = metrics.get(key)
         if not isinstance(values, list) or len(values) != len(groups):
             return f"{key} is {values!r} for {len(groups)} groups"

@@ -31,6 +31,10 @@ class RoundReport:
         Scores by group; empty when the round does not evaluate.
     unscored : dict of str to str
         Reason by group that should have been scored and was not.
+    personal_scores : dict of str to GroupScore
+        Scores of the groups' own models, where they have them.
+    strategy : dict
+        The strategy's own numbers.
     bytes_down, bytes_up : int
         Weights sent to and received from nodes.
     seconds : dict of str to float
@@ -44,6 +48,8 @@ class RoundReport:
     failed: str | None = None
     scores: dict[str, GroupScore] = field(default_factory=dict)
     unscored: dict[str, str] = field(default_factory=dict)
+    personal_scores: dict[str, GroupScore] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

@@ -44,6 +44,7 @@ class Builder:
         self._position: dict[str, int] = {}
         self._questions: list[Question] = []
         self._shares: dict[str, dict[int, list[float]]] = {}
+        self._people: dict[str, dict[int, float]] = {}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Cells of each row by column."""
@@ -97,13 +98,17 @@ class Builder:
         """Shares that an earlier row has given for a group and a question."""
         return self._shares.get(group, {}).get(position)
 
-    def add_answer(self, group: str, position: int, shares: list[float]) -> None:
-        """Add what ``shares`` has checked."""
+    def add_answer(
+        self, group: str, position: int, shares: list[float], people: float | None = None
+    ) -> None:
+        """Add what ``shares`` has checked; `people` behind it, where they were counted."""
         if self.answer(group, position) is not None:
             raise self.refuse(
                 f"group {group!r} has answered question {self._questions[position].id!r} before"
             )
         self._shares.setdefault(group, {})[position] = shares
+        if people is not None:
+            self._people.setdefault(group, {})[position] = people
 
     def build(self, layout: str) -> Survey:
         """Lay the answers out; `layout` says in words how the file is laid out."""
@@ -114,7 +119,13 @@ class Builder:
             share_QO = np.zeros((len(positions), widest))
             for row, position in enumerate(positions):
                 share_QO[row, : len(shares[position])] = shares[position]
-            answers[group] = Answers(np.array(positions, dtype=np.int64), share_QO)
+            people = self._people.get(group, {})
+            counted = len(people) == len(positions)
+            answers[group] = Answers(
+                np.array(positions, dtype=np.int64),
+                share_QO,
+                np.array([people[position] for position in positions]) if counted else None,
+            )
         return Survey(
             str(self._path),
             tuple(self._questions),

@@ -19,4 +19,5 @@ def read_custom(survey: Builder) -> None:
         position = survey.add_question(cells["question_id"], text, options, ordinal)
         values = json_list(cells[kinds[0]], kinds[0])
         total = 1.0 if kinds[0] == "shares" else None
-        survey.add_answer(group, position, survey.shares(group, position, values, total))
+        shares = survey.shares(group, position, values, total)
+        survey.add_answer(group, position, shares, sum(values) if total is None else None)

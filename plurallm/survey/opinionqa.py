@@ -125,7 +125,7 @@ class _Reader:
         shares = survey.shares(group, position, values, total)
         earlier = survey.answer(group, position)
         if earlier is None:
-            survey.add_answer(group, position, shares)
+            survey.add_answer(group, position, shares, sum(values) if total is None else None)
         elif earlier == shares:
             survey.dropped["row that repeats an earlier one"] += 1
         else:

@@ -78,10 +78,13 @@ class Answers:
     share_QO : ndarray of shape (Q, O), float64
         Share of the group that chose each option: in [0, 1], each row sums to 1, zero beyond the
         question's own options.
+    respondents_Q : ndarray of shape (Q,), float64, optional
+        People behind each row, where the survey says; times the shares they give the counts.
     """
 
     question_Q: npt.NDArray[np.int64]
     share_QO: npt.NDArray[np.float64]
+    respondents_Q: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.share_QO.shape[:1] != self.question_Q.shape or self.share_QO.ndim != 2:
@@ -138,7 +141,11 @@ def drop_questions(survey: Survey, reasons: Mapping[int, str]) -> Survey:
     widest = max((len(question.options) for question in questions), default=0)
     position_N = keep_N.cumsum() - 1
     answers = {
-        group: Answers(position_N[own.question_Q[kept_Q]], own.share_QO[kept_Q, :widest])
+        group: Answers(
+            position_N[own.question_Q[kept_Q]],
+            own.share_QO[kept_Q, :widest],
+            None if own.respondents_Q is None else own.respondents_Q[kept_Q],
+        )
         for group, own in survey.answers.items()
         for kept_Q in [keep_N[own.question_Q]]
     }

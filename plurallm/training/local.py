@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from plurallm.config import Config
+from plurallm.divergence import jensen_shannon_distance
 from plurallm.model import PreferenceTransformer
 from plurallm.preferences import Episode, draw_episode
 from plurallm.randomness import generator
 from plurallm.tasks import GroupTask
 from plurallm.training.adam import Adam
-from plurallm.training.losses import episode_loss
+from plurallm.training.losses import episode_loss, predict
+from plurallm.training.proximal import Proximal
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def train_group(
     table_RD: Tensor,
     config: Config,
     round_number: int,
+    proximal: Proximal | None = None,
 ) -> LocalUpdate:
     """Train a model in place on one group for one round, with a fresh Adam.
 
@@ -93,6 +96,8 @@ def train_group(
         The run's configuration.
     round_number : int
         From 1.
+    proximal : Proximal, optional
+        Weights that it is pulled towards.
 
     Returns
     -------
@@ -100,6 +105,7 @@ def train_group(
         Losses and weight.
     """
     optimizer = Adam(model.parameters())
+    parameters = dict(model.named_parameters())
     losses = []
     model.train()
     steps = zip(
@@ -108,7 +114,47 @@ def train_group(
     for rate, episode in steps:
         loss = episode_loss(model, episode.to(table_RD.device), table_RD, config.training)
         loss.backward()  # type: ignore[no-untyped-call]
+        if proximal is not None:
+            proximal.add_gradient(parameters)
         optimizer.step(rate)
         losses.append(loss.detach())
     # Read together, once a round: each read waits for the device.
     return LocalUpdate(tuple(torch.stack(losses).tolist()), examples=len(task.seen))
+
+
+def received_distance(
+    model: PreferenceTransformer,
+    task: GroupTask,
+    table_RD: Tensor,
+    config: Config,
+    round_number: int,
+) -> float:
+    """How badly the received weights predict what a group trains on in a round, before it trains.
+
+    Parameters
+    ----------
+    model : PreferenceTransformer
+        The received model.
+    task : GroupTask
+        The group; only its seen questions are used.
+    table_RD : Tensor of shape (R, D)
+        Embeddings, on the model's device.
+    config : Config
+        The run's configuration.
+    round_number : int
+        From 1.
+
+    Returns
+    -------
+    float
+        Mean base 2 Jensen-Shannon distance over the targets of the round's episodes, in [0, 1]. It
+        costs the episodes' forward passes once more: that of the first one alone, which training
+        makes anyway, would tell groups apart no better than their draws.
+    """
+    distances = []
+    with torch.inference_mode():
+        for drawn in round_episodes(task, config, round_number):
+            episode = drawn.to(table_RD.device)
+            shares_QO = predict(model, episode, table_RD).shares_QO
+            distances.append(jensen_shannon_distance(episode.share_QO, shares_QO).mean())
+    return min(1.0, torch.stack(distances).mean().item())

@@ -35,6 +35,27 @@ def episode_loss(
     Tensor of shape ()
         Differentiable.
     """
+    loss_Q = LOSSES[config.loss](predict(model, episode, table_RD), episode, config)
+    return loss_Q.mean() if episode.weight_Q is None else (loss_Q * episode.weight_Q).sum()
+
+
+def predict(model: PreferenceTransformer, episode: Episode, table_RD: Tensor) -> Prediction:
+    """Predict an episode's targets from its context.
+
+    Parameters
+    ----------
+    model : PreferenceTransformer
+        The network.
+    episode : Episode
+        On the model's device.
+    table_RD : Tensor of shape (R, D)
+        Embeddings.
+
+    Returns
+    -------
+    Prediction
+        Of the target questions, differentiable.
+    """
     output_P2 = predict_episode(
         model,
         model.embed(table_RD[episode.context_row_P]),
@@ -42,9 +63,7 @@ def episode_loss(
         model.target_tokens(model.embed(table_RD[episode.target_row_P])),
         episode.context_mask_P,
     )
-    prediction = gather_questions(output_P2, episode.point_QO, episode.mask_QO)
-    loss_Q = LOSSES[config.loss](prediction, episode, config)
-    return loss_Q.mean() if episode.weight_Q is None else (loss_Q * episode.weight_Q).sum()
+    return gather_questions(output_P2, episode.point_QO, episode.mask_QO)
 
 
 def _cross_entropy(prediction: Prediction, episode: Episode, _: TrainingConfig) -> Tensor:

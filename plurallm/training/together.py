@@ -8,7 +8,7 @@ Dimension letters: ``G`` groups, ``P`` points, ``Q`` questions, ``O`` options, `
 table, ``D`` embedding width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import torch
@@ -23,6 +23,7 @@ from plurallm.tasks import GroupTask
 from plurallm.training.adam import Adam
 from plurallm.training.local import LocalUpdate, round_episodes, round_rates
 from plurallm.training.losses import episode_loss
+from plurallm.training.proximal import Proximal
 
 
 def train_groups_together(
@@ -31,6 +32,8 @@ def train_groups_together(
     table_RD: Tensor,
     config: Config,
     round_number: int,
+    proximal: Proximal | None = None,
+    starts: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> tuple[dict[str, Tensor], list[LocalUpdate]]:
     """Train copies of a model, one for each group, for one round.
 
@@ -46,6 +49,10 @@ def train_groups_together(
         The run's configuration.
     round_number : int
         From 1.
+    proximal : Proximal, optional
+        Weights that all are pulled towards.
+    starts : sequence of mapping of str to Tensor, optional
+        Weights that each group starts from; the model's by default.
 
     Returns
     -------
@@ -54,10 +61,13 @@ def train_groups_together(
     updates : list of LocalUpdate
         In the order of `tasks`.
     """
+    received = dict(model.named_parameters())
     weights = {
-        name: value.detach().expand(len(tasks), *value.shape).clone().requires_grad_()
-        for name, value in model.named_parameters()
+        name: torch.stack([start[name].detach() for start in starts or [received] * len(tasks)])
+        for name in received
     }
+    for value in weights.values():
+        value.requires_grad_()
     optimizer = Adam(weights.values())
     loss_of = _EpisodeLoss(model, table_RD, config.training)
 
@@ -74,6 +84,8 @@ def train_groups_together(
         with sdpa_kernel(SDPBackend.MATH):
             loss_G = vmap(group_loss)(weights, padded)
             loss_G.sum().backward()  # type: ignore[no-untyped-call]
+        if proximal is not None:
+            proximal.add_gradient(weights)
         optimizer.step(rate)
         losses_G.append(loss_G.detach())
     losses_SG = torch.stack(losses_G).tolist()

@@ -1,0 +1,123 @@
+"""Ditto (arXiv 2012.04221): beside the global model, each training group keeps one of its own.
+
+A personal model never leaves its node. It lies there on disk, round by round, because a client
+process may live for one message only and a resumed run must find the version of its checkpoint.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from plurallm.checkpoint import save_arrays
+from plurallm.config import Config, DittoPersonal
+from plurallm.model import PreferenceTransformer
+from plurallm.tasks import GroupTask
+from plurallm.training import Proximal, train_group, train_groups_together
+
+
+class PersonalModels:
+    """The personal models of one run on one node.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when something is saved.
+    checkpoint_every : int
+        Rounds between two checkpoints of the run: versions that they may go on from are kept.
+    """
+
+    def __init__(self, folder: Path, checkpoint_every: int) -> None:
+        self._folder = folder
+        self._every = checkpoint_every
+
+    def load(self, group: str, last_round: int) -> dict[str, Tensor] | None:
+        """Read a group's weights as they were after a round.
+
+        Parameters
+        ----------
+        group : str
+            The group.
+        last_round : int
+            Later versions, of a run that was cut off, do not count.
+
+        Returns
+        -------
+        dict of str to Tensor, or None
+            On the CPU; None where the group had not trained by then.
+        """
+        number = max((n for n in self._rounds(group) if n <= last_round), default=None)
+        return None if number is None else load_file(self._file(group, number))
+
+    def save(self, group: str, round_number: int, weights: Mapping[str, Tensor]) -> None:
+        """Write a group's weights after a round; versions that nothing can ask for are removed."""
+        file = self._file(group, round_number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_arrays(file, {name: tensor.cpu().numpy() for name, tensor in weights.items()})
+        # The round to come, and the last two checkpoints, of which the newer may be damaged.
+        newest = round_number - round_number % self._every
+        asked = (round_number, newest, newest - self._every)
+        rounds = self._rounds(group)
+        kept = {max((n for n in rounds if n <= last), default=None) for last in asked}
+        for number in rounds:
+            if number not in kept:
+                self._file(group, number).unlink(missing_ok=True)
+
+    def _file(self, group: str, round_number: int) -> Path:
+        return self._folder / quote(group, safe=" ()") / f"round-{round_number:06d}.safetensors"
+
+    def _rounds(self, group: str) -> list[int]:
+        files = self._file(group, 0).parent.glob("round-*.safetensors")
+        return [int(re.sub(r"\D", "", file.stem)) for file in files]
+
+
+def train_personal(
+    models: PersonalModels,
+    received: PreferenceTransformer,
+    tasks: Sequence[GroupTask],
+    table_RD: Tensor,
+    config: Config,
+    round_number: int,
+) -> None:
+    """Train the personal models of some groups for one round, pulled towards the received one.
+
+    Parameters
+    ----------
+    models : PersonalModels
+        Where they are read and written; a group without one starts from the received model.
+    received : PreferenceTransformer
+        The global model; it is changed and must be set anew afterwards.
+    tasks : sequence of GroupTask
+        The groups: several are trained in one vectorised computation.
+    table_RD : Tensor of shape (R, D)
+        Embeddings, on the model's device.
+    config : Config
+        The run's configuration, with ``personal=ditto``.
+    round_number : int
+        From 1.
+    """
+    assert isinstance(config.personal, DittoPersonal)
+    anchor = {name: value.detach().clone() for name, value in received.named_parameters()}
+    proximal = Proximal(config.personal.mu, anchor)
+    starts = [_start(models.load(task.name, round_number - 1), anchor) for task in tasks]
+    if len(tasks) == 1:
+        received.load_state_dict(starts[0])
+        train_group(received, tasks[0], table_RD, config, round_number, proximal)
+        models.save(tasks[0].name, round_number, received.state_dict())
+        return
+    weights, _ = train_groups_together(
+        received, tasks, table_RD, config, round_number, proximal, starts
+    )
+    for row, task in enumerate(tasks):
+        own = {name: tensor[row] for name, tensor in weights.items()}
+        models.save(task.name, round_number, own)
+
+
+def _start(own: dict[str, Tensor] | None, anchor: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if own is None:
+        return anchor
+    device = next(iter(anchor.values())).device
+    return {name: own[name].to(device) for name in anchor}
