@@ -29,6 +29,7 @@ USAGE = """usage: plurallm VERB [overrides]
 verbs:
   train              train a federation in this process, without Ray, and print its result
   compare            compare federated, central and local training with baselines, over seeds
+  report FOLDER      print the tables of a run or a comparison, and write its report.html
   check-data FILE    say what is in a survey file, data=custom unless data=... is given
   export RUN FOLDER  write a run's model as a self-contained reward bundle
   serve BUNDLE       answer HTTP requests with a reward bundle
@@ -92,7 +93,8 @@ def train(overrides: Sequence[str]) -> None:
 
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
-    from plurallm.compare import comparison_results, run_comparison
+    from plurallm.compare import run_comparison
+    from plurallm.report.folder import report_folder
 
     config = load_config(overrides, None)
     if config.resume is not None:
@@ -103,10 +105,19 @@ def compare(overrides: Sequence[str]) -> None:
     finally:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    import json
-
-    (folder / "comparison.json").write_text(json.dumps(comparison_results(folder), indent=1))
+    report_folder(folder)
     print(f"\nThe comparison's folder: {folder}")
+
+
+def report(overrides: Sequence[str]) -> None:
+    """Print the tables of a run or a comparison, and write its report."""
+    from plurallm.report.folder import report_folder
+
+    folder = load_config(overrides, None).output_dir
+    if folder is None or len(overrides) != 1:
+        raise ConfigError("plurallm report takes the folder of a run or a comparison, and no more")
+    report_folder(Path(folder))
+    print(f"\nThe report: {folder}/report.html")
 
 
 def check_data(overrides: Sequence[str]) -> None:
@@ -143,12 +154,13 @@ TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "compare": compare,
+    "report": report,
     "check-data": check_data,
 }
 
-PATH_VERBS = {"check-data": ("data.path", "data=custom")}
+PATH_VERBS = {"check-data": ("data.path", "data=custom"), "report": ("output_dir", "")}
 """Verbs whose first argument is a path: the key that it is the value of, and a choice that goes
-without saying."""
+without saying, if any."""
 
 
 def new_run_folder(parent: Path, prefix: str = "") -> Path:
@@ -197,7 +209,7 @@ def _name_path(verb: str, arguments: list[str]) -> list[str]:
     if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
         arguments = [f"{key}={hydra_quote(arguments[0])}", *arguments[1:]]
     group = choice.partition("=")[0] + "="
-    said = any(argument.startswith(group) for argument in arguments)
+    said = not choice or any(argument.startswith(group) for argument in arguments)
     return arguments if said else [choice, *arguments]
 
 

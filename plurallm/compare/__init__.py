@@ -2,8 +2,16 @@
 
 from plurallm.compare.arms import BASELINES, KINDS, Arm, read_arm
 from plurallm.compare.convergence import ACCOUNTS, SHARE_OF_GAIN, convergence
-from plurallm.compare.results import METRICS, comparison_results, over_seeds, verdicts
+from plurallm.compare.results import comparison_results
 from plurallm.compare.run import run_comparison
+from plurallm.compare.scores import (
+    METRICS,
+    cells_over_seeds,
+    groups_over_seeds,
+    over_seeds,
+    read_curve,
+)
+from plurallm.compare.verdicts import difference, is_oracle, verdicts
 
 __all__ = [
     "ACCOUNTS",
@@ -12,10 +20,15 @@ __all__ = [
     "METRICS",
     "SHARE_OF_GAIN",
     "Arm",
+    "cells_over_seeds",
     "comparison_results",
     "convergence",
+    "difference",
+    "groups_over_seeds",
+    "is_oracle",
     "over_seeds",
     "read_arm",
+    "read_curve",
     "run_comparison",
     "verdicts",
 ]

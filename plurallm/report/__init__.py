@@ -1,5 +1,6 @@
 """What a run or a comparison shows."""
 
-from plurallm.report.tables import ARMS, notes, print_result, wide_console
+from plurallm.report.names import ARMS
+from plurallm.report.tables import notes, print_result, wide_console
 
 __all__ = ["ARMS", "notes", "print_result", "wide_console"]

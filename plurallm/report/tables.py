@@ -9,18 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from plurallm.baselines import ORACLES
+from plurallm.report.names import ARMS, cell_label
 
 BASES = {"alignment": "AS base 2", "alignment_e": "AS base e"}
 """Scores of the Jensen-Shannon distance and how the tables call them."""
-
-ARMS = {
-    "uniform": "uniform",
-    "context_mean": "own context",
-    "mean": "group mean",
-    "mixture": "group mixture",
-    "neighbours": "neighbours",
-}
-"""Baselines and how the tables call them."""
 
 
 def print_result(run_folder: Path) -> None:
@@ -89,7 +81,7 @@ def cell_table(summary: Mapping[str, Any]) -> Table:
             _heading(name, cell): baseline["cells"][cell]
             for name, baseline in _baselines(summary).items()
         }
-        label = cell.replace("held_out", "held-out").replace("_", " ").replace(".", ", ")
+        label = cell_label(cell)
         for index, (predictor, numbers) in enumerate(rows.items()):
             table.add_row(
                 label if index == 0 else "",
@@ -110,7 +102,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     if best is not None:
         lines.append(
             f"Tables are of the last round, {summary['rounds']}; best on "
-            f"{best['cell'].replace('_', ' ').replace('.', ', ')}: round {best['round']}."
+            f"{cell_label(best['cell'])}: round {best['round']}."
         )
     dropped = summary["groups_dropped"]
     if dropped:

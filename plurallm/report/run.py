@@ -1,0 +1,91 @@
+"""One run in the shape of a comparison: its model beside its baselines, with one seed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plurallm.compare import cells_over_seeds, groups_over_seeds, read_curve, verdicts
+from plurallm.config import ConfigError
+
+
+def run_results(folder: Path) -> dict[str, Any]:
+    """Gather what a finished run left behind.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``summary.json``, ``metrics.jsonl``, ``timings.jsonl``, ``config.yaml`` and
+        ``overrides.yaml``.
+
+    Returns
+    -------
+    dict
+        In the shape of ``comparison_results``, as far as a run goes: the arm ``model`` and its
+        baselines, no convergence and no examples. ``summary`` is the run's own, ``losses`` the
+        training loss of every round, with that of each group where it is known. A deployment knows
+        no survey and has no baselines.
+
+    Raises
+    ------
+    ConfigError
+        When the run has not finished, or trained nothing.
+    """
+    if not (folder / "summary.json").exists():
+        raise ConfigError(f"{folder}: the run has not finished; continue it with resume={folder}")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise ConfigError(f"{folder}: nothing was trained here; report the comparison's folder")
+    seed = str(summary["seed"])
+    own = _arm("federated", seed, summary) | {
+        "curves": {seed: read_curve(folder)},
+        "seconds": {seed: summary["seconds"]["this_process"]},
+    }
+    baselines = {
+        name: _arm("baseline", seed, scores)
+        for name, scores in summary.get("baselines", {}).items()
+    }
+    arms = {"model": own} | baselines
+    return {
+        "name": folder.name,
+        "overrides": yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")),
+        "missing": [],
+        "seeds": [summary["seed"]],
+        "config": yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        "survey": summary.get("survey"),
+        "train_groups": summary["train_groups"],
+        "held_out_groups": summary["held_out_groups"],
+        "groups_dropped": summary["groups_dropped"],
+        "groups_absent": summary["groups_absent"],
+        "versions": summary["versions"],
+        "arms": arms,
+        "convergence": None,
+        "verdicts": verdicts(arms),
+        "unanswered": [],
+        "examples": [],
+        "summary": summary,
+        "losses": [_losses(json.loads(line)) for line in lines],
+    }
+
+
+def _arm(kind: str, seed: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "overrides": [],
+        "seeds": [int(seed)],
+        "cells": cells_over_seeds({seed: scores}),
+        "groups": groups_over_seeds({seed: scores}),
+        "curves": {},
+        "seconds": {},
+    }
+
+
+def _losses(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "rounds": line["round"],
+        "mean": line["train_loss"],
+        "groups": line.get("losses", {}),
+    }

@@ -1,0 +1,213 @@
+"""The verdict in words, made from the numbers: who beats whom, against the spread over seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plurallm.compare import difference, is_oracle
+from plurallm.report.names import (
+    HELD_OUT_SEEN,
+    HELD_OUT_UNSEEN,
+    arm_label,
+    arm_label_in,
+    cell_label,
+    cells_of,
+    is_trained,
+    main_arm,
+    mean_std,
+    scores_of,
+)
+from plurallm.report.sheet import Sheet
+
+RULE = (
+    "One arm beats another when it is ahead with every seed, and on average by more than the "
+    "standard deviation of the difference over the seeds; all else is level. Differences are taken "
+    "seed by seed, on the same groups, questions and context answers."
+)
+ONE_SEED = "With one seed there is no spread to hold a difference against: it may be chance."
+
+MARKS = {"beats": "▲", "is beaten by": "▼", "is level with": "≈"}
+"""Outcomes and their marks in tables."""
+
+_ASKED = (
+    ("seen_questions", "mean"),
+    ("seen_questions", "mixture"),
+    ("unseen_questions", "neighbours"),
+)
+"""Which baseline a network has to beat where."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison of two arms in a cell.
+
+    Attributes
+    ----------
+    where : str
+        The cell in words.
+    arm, other : str
+        What is compared, as tables call them.
+    outcome : str
+        A key of ``MARKS``.
+    scores : str
+        Both scores.
+    difference : str
+        `arm` minus `other`.
+    ahead : str
+        With how many seeds `arm` is ahead.
+    """
+
+    where: str
+    arm: str
+    other: str
+    outcome: str
+    scores: str
+    difference: str
+    ahead: str
+
+
+def outcome(stat: Mapping[str, Any]) -> str:
+    """Judge a difference over seeds by ``RULE``; that of one seed by its sign.
+
+    Parameters
+    ----------
+    stat : mapping
+        ``mean``, ``std`` and ``values``, as ``compare.over_seeds`` gives them.
+
+    Returns
+    -------
+    str
+        A key of ``MARKS``.
+
+    Examples
+    --------
+    >>> outcome({"mean": 0.02, "std": 0.01, "values": {"1": 0.03, "2": 0.01}})
+    'beats'
+    >>> outcome({"mean": 0.02, "std": 0.03, "values": {"1": 0.05, "2": -0.01}})
+    'is level with'
+    """
+    values, spread = stat["values"].values(), stat["std"] or 0.0
+    if all(value > 0 for value in values) and stat["mean"] > spread:
+        return "beats"
+    if all(value < 0 for value in values) and -stat["mean"] > spread:
+        return "is beaten by"
+    return "is level with"
+
+
+def baseline_findings(results: Mapping[str, Any]) -> list[Finding]:
+    """Whether the main arm beats what a network has to beat: unseen groups first.
+
+    Parameters
+    ----------
+    results : mapping
+        As ``comparison_results`` gives them.
+
+    Returns
+    -------
+    list of Finding
+        Of mean and mixture on seen questions, and of neighbours on unseen ones, as far as the
+        results have them.
+    """
+    return _findings(
+        results,
+        [
+            (cell, baseline)
+            for column, baseline in _ASKED
+            for cell in cells_of(results)
+            if cell.endswith(f".{column}")
+        ],
+    )
+
+
+def training_findings(results: Mapping[str, Any]) -> list[Finding]:
+    """How the main arm stands against the other arms with a network.
+
+    In the two cells of held-out groups; where the other arm has none, in those of training groups.
+    """
+    pairs = []
+    for name, arm in results["arms"].items():
+        cells = [cell for cell in (HELD_OUT_SEEN, HELD_OUT_UNSEEN) if cell in arm["cells"]]
+        if is_trained(arm):
+            pairs += [(cell, name) for cell in cells or arm["cells"]]
+    return _findings(results, pairs)
+
+
+def verdict_sheet(results: Mapping[str, Any]) -> Sheet | None:
+    """Findings against the baselines as a table; None where there are none."""
+    findings = baseline_findings(results)
+    if not findings:
+        return None
+    return Sheet(
+        f"Does the network ({findings[0].arm}) beat what needs none?",
+        ("groups, questions", "", "difference", "ahead with"),
+        tuple(
+            (
+                finding.where,
+                f"{finding.outcome} {finding.other}",
+                finding.difference,
+                finding.ahead,
+            )
+            for finding in findings
+        ),
+        labels=2,
+        note=rule(results),
+    )
+
+
+def rule(results: Mapping[str, Any]) -> str:
+    """How outcomes are judged, as far as the number of seeds permits."""
+    return RULE if len(results["seeds"]) > 1 else ONE_SEED
+
+
+def difference_sheet(results: Mapping[str, Any]) -> Sheet | None:
+    """The main arm minus every other arm, cell by cell; None where it stands alone."""
+    main, cells = main_arm(results), cells_of(results)
+    others = [name for name in results["arms"] if name != main]
+    if main is None or not others:
+        return None
+    rows = []
+    for name in others:
+        row = [arm_label(name)]
+        for cell in cells:
+            found = difference(results["arms"][main], results["arms"][name], cell)
+            oracle = " *" if is_oracle(name, cell) else ""
+            row.append(
+                "–"
+                if found is None
+                else f"{mean_std(found['difference'], digits=4, signed=True)} "
+                f"{MARKS[outcome(found['difference'])]}{oracle}"
+            )
+        rows.append(tuple(row))
+    marks = ", ".join(f"{mark} {word}" for word, mark in MARKS.items())
+    score = next(iter(scores_of(results).values()))
+    return Sheet(
+        f"{arm_label(main)} minus each other arm, {score}",
+        ("", *(cell_label(cell).replace(", ", ",\n") for cell in cells)),
+        tuple(rows),
+        note=f"{marks} that arm; * against an oracle.",
+    )
+
+
+def _findings(results: Mapping[str, Any], pairs: list[tuple[str, str]]) -> list[Finding]:
+    arms, main = results["arms"], main_arm(results)
+    findings = []
+    for cell, name in pairs:
+        if main is None or name == main or name not in arms:
+            continue
+        found = difference(arms[main], arms[name], cell)
+        if found is None:
+            continue
+        ours, theirs = (arms[each]["cells"][cell]["alignment"] for each in (main, name))
+        seeds = len(found["difference"]["values"])
+        findings.append(
+            Finding(
+                where=cell_label(cell),
+                arm=arm_label(main),
+                other=arm_label_in(name, cell),
+                outcome=outcome(found["difference"]),
+                scores=f"{mean_std(ours)} against {mean_std(theirs)}",
+                difference=mean_std(found["difference"], digits=4, signed=True),
+                ahead=f"{found['wins']} of {seeds} seeds",
+            )
+        )
+    return findings
