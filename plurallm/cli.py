@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ USAGE = """usage: plurallm VERB [overrides]
 
 verbs:
   train              train a federation in this process, without Ray, and print its result
+  embed              embed all texts of a survey into the cache, for the runs that follow
   compare            compare federated, central and local training with baselines, over seeds
   report FOLDER      print the tables of a run or a comparison, and write its report.html
   check-data FILE    say what is in a survey file, data=custom unless data=... is given
@@ -120,6 +122,28 @@ def report(overrides: Sequence[str]) -> None:
     print(f"\nThe report: {folder}/report.html")
 
 
+def embed(overrides: Sequence[str]) -> None:
+    """Make the embedding table of a survey, and print its size and speed."""
+    from plurallm.embedding import distinct_pairs, table_path
+    from plurallm.tasks import cache_directory, load_survey, survey_table
+
+    config = load_config(overrides, None)
+    survey = load_survey(config.data)
+    pairs = list(distinct_pairs(survey, config.embedding))
+    path = table_path(pairs, config.embedding, cache_directory(config))
+    known = path.exists()
+    begun = time.monotonic()
+    rows, width = survey_table(survey, config).shape
+    seconds = time.monotonic() - begun
+    speed = "out of the cache" if known else f"{rows / seconds:.0f} texts/s"
+    print(f"embedding  {config.embedding.name}, of {len(survey.questions)} questions")
+    print(f"texts      {rows}, each a question with one of its options")
+    print(f"width      {width}")
+    print(f"size       {path.stat().st_size / 1e6:.1f} MB")
+    print(f"time       {seconds:.1f} s, {speed}")
+    print(f"table      {path}")
+
+
 def check_data(overrides: Sequence[str]) -> None:
     """Say what is in a survey file."""
     from plurallm.inspection import print_inspection
@@ -153,6 +177,7 @@ TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
+    "embed": embed,
     "compare": compare,
     "report": report,
     "check-data": check_data,

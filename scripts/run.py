@@ -31,7 +31,7 @@ from plurallm.cli import new_run_folder
 from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
 from plurallm.report import print_result
 from plurallm.server_app import checkpoint_to_resume
-from plurallm.tasks import cache_directory, plan_nodes
+from plurallm.tasks import load_survey, plan_nodes, survey_table
 from plurallm.tracking import ProgressTracker
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def main(typed: Sequence[str]) -> int:
         if re.search(r"\s", sys.executable):
             raise ValueError(f"Ray cannot start from a path with a space: {sys.executable}")
         config = load_config(typed, here)
-        cache_directory(config)
+        survey_table(load_survey(config.data), config)  # before a node has a time limit for it
         nodes = plan_nodes(config)
         folder = Path(config.resume or config.output_dir or new_run_folder(here / "outputs"))
         checkpoint_to_resume(config)  # refuses what cannot be resumed before anything starts

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 TINY = [
     "data.num_groups=4",
     "data.num_questions=60",
@@ -41,12 +43,30 @@ def test_multirun_runs_one_after_the_other_wherever_its_flag_stands(tmp_path):
     assert sorted(seeds) == [1, 2, 3, 4]
 
 
+def test_embed_makes_the_table_and_says_how_large_it_is(tmp_path):
+    arguments = ("embed", "data.num_questions=60", "embedding.width=32", "cache_dir=cache")
+    for speed in ("texts/s", "out of the cache"):
+        done = plurallm(tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
+        facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+        assert facts["time"].endswith(speed)
+        assert facts["width"] == "32"
+        (table,) = tmp_path.glob("cache/embeddings/*.npy")
+        assert facts["table"] == str(table)
+        assert np.load(table).shape == (int(facts["texts"].split(",")[0]), 32)
+
+
 def test_errors_are_one_line_and_have_their_status(tmp_path):
     for arguments, message in (
         (["train", "model.widht=3"], "did you mean model.width?"),
         (["train", "data=custom", "data.path=no.csv"], f"{tmp_path}/no.csv: no such file"),
         (["train", "data.train_groups=[Nowhere]"], "'Nowhere', which the survey does not have"),
         (["train", "resume=nowhere"], "not the folder of a run"),
+        (["embed", "embedding=causal_lm"], "embedding.model has no value"),
+        (
+            ["embed", "embedding=causal_lm", "embedding.model=./no"],
+            f"{tmp_path}/no: no such folder",
+        ),
     ):
         done = plurallm(tmp_path, *arguments)
         assert done.returncode == 2

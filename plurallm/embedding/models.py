@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -132,7 +134,6 @@ def causal_lm(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
         When the folder holds no such model with all its weights as safetensors.
     """
     _require("transformers", "embeddings")
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -190,16 +191,17 @@ def count_tokens(tokenizer: Any, texts: list[str], limit: int, special: bool = T
 
 
 def release_models() -> None:
-    """Forget the models that stay in memory."""
+    """Forget the models that stay in memory, of a GPU too."""
     sentence_model.cache_clear()
     causal_lm.cache_clear()
+    torch.cuda.empty_cache()
 
 
 def _require(module: str, extra: str) -> None:
     if find_spec(module) is None:
         raise ValueError(
-            f"this embedding needs the package {module.replace('_', '-')}: "
-            f"pip install 'plurallm[{extra}]'"
+            f"this embedding needs the package {module.replace('_', '-')}, of the extra {extra}: "
+            f"pip install '.[{extra}]' in a clone of this project"
         )
 
 
