@@ -20,6 +20,7 @@ TRAINED = {
     "pooled_steps": "pooled, same steps",
     "pooled_rounds": "pooled, same rounds",
     "local": "each group alone",
+    "experts": "mixed experts",
     "paper": "federated, published",
 }
 """Arms with a network; ``model`` is the one of a single run. Any other arm is called by its
@@ -35,6 +36,8 @@ EXPLANATIONS = {
     "training, and fewer steps",
     "local": "a network for each training group, trained on its answers alone; there is none for a "
     "held-out group",
+    "experts": "the federated network fine-tuned by each training group, one copy each; the copies "
+    "are weighted so that they fit the group's context answers",
     "paper": "federated training with the loss, learning rate and draws that the method's authors "
     "published",
     "uniform": "equal shares for all options of a question: what knowing nothing scores",
