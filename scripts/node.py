@@ -75,6 +75,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         choices=("train", "score"),
         help="score: your groups are scored, but nothing is learned from them",
     )
+    survey.add_argument(
+        "--epsilon",
+        type=float,
+        help="noise the answers once, whatever runs ask (docs/strategies.md)",
+    )
     survey.add_argument("--device", default="auto")
     survey.add_argument("--threads", type=int)
     survey.add_argument(
@@ -101,18 +106,20 @@ def make_key(folder: Path) -> int:
     return 0
 
 
-def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | int]:
+def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | int | float]:
     """Give the node's settings, as Flower hands them to the app."""
-    config: dict[str, str | int] = {
+    config: dict[str, str | int | float] = {
         "survey": str(options.survey.resolve()),
         "layout": options.layout,
         "groups": _csv_line(options.group),
         "role": options.role,
         "device": options.device,
         "cache-dir": str(folder / "cache"),
+        "state-dir": str(folder / "state"),
         "allow": _csv_line(options.allow),
     }
-    return config if options.threads is None else config | {"threads": options.threads}
+    given = {"threads": options.threads, "epsilon": options.epsilon}
+    return config | {name: value for name, value in given.items() if value is not None}
 
 
 def check(settings: NodeSettings) -> None:
@@ -129,7 +136,9 @@ def check(settings: NodeSettings) -> None:
     survey_table(survey, config)
 
 
-def keep_running(folder: Path, config: dict[str, str | int], options: argparse.Namespace) -> int:
+def keep_running(
+    folder: Path, config: dict[str, str | int | float], options: argparse.Namespace
+) -> int:
     """Start the SuperNode, and start it again whenever it ends, with growing pauses."""
     key, authority = folder / "key", options.ca.resolve()
     for file, hint in ((key, "make it with node.sh FOLDER key"), (authority, "ask the operator")):
@@ -170,7 +179,7 @@ def keep_running(folder: Path, config: dict[str, str | int], options: argparse.N
         return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
 
 
-def _write_toml(file: Path, config: dict[str, str | int]) -> Path:
+def _write_toml(file: Path, config: dict[str, str | int | float]) -> Path:
     # A file, since Flower takes quotes in a command line's values apart. JSON's strings are TOML's,
     # except that TOML wants DEL escaped.
     lines = (

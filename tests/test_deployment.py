@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 
 from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
+from plurallm.client_app import local_data
 from plurallm.config import ConfigError, load_config
-from plurallm.node import check_overrides, node_settings
+from plurallm.node import RefusalError, check_overrides, node_settings
 from plurallm.report import notes
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
@@ -542,3 +543,38 @@ def test_without_a_bound_any_finite_update_is_taken(deploy):
         "any", "federation.max_update_norm=null", "federation.rounds=1", app=Spoiled(spoil)
     )
     assert lines(folder)[0]["groups_refused"] == {}
+
+
+def test_a_node_noises_its_answers_whatever_the_run_asks(deploy, nodes, tmp_path):
+    plain = deploy("plain", "federation.rounds=1")
+    pinned = [{**node, "epsilon": "1", "state-dir": str(tmp_path / "state")} for node in nodes]
+    one, again = (deploy(name, "federation.rounds=1", nodes=pinned) for name in ("one", "again"))
+    assert (one / "metrics.jsonl").read_text() != (plain / "metrics.jsonl").read_text()
+    assert all(np.array_equal(value, weights(again)[name]) for name, value in weights(one).items())
+    assert len(list((tmp_path / "state/respondent").glob("*.safetensors"))) == len(GROUPS)
+
+
+def test_the_run_may_ask_for_noise_but_not_weaken_it(nodes, tmp_path):
+    def local(*overrides, **settings):
+        node = {**nodes[0], "state-dir": str(tmp_path / "state"), **settings}
+        run_config = {"overrides": shlex.join([*RUN, *overrides])}
+        return local_data(Context(1, 1, node, RecordDict(), run_config))
+
+    assert local("privacy=respondent", "privacy.epsilon=9").config.privacy.epsilon == 9
+    assert local("privacy=respondent", "privacy.epsilon=9", epsilon="2").config.privacy.epsilon == 2
+    assert local(epsilon=0.5).config.privacy.epsilon == 0.5
+    for weaker in ("questions_per_respondent=1", "respondents=9", "true_scores=true"):
+        with pytest.raises(RefusalError, match="is not among the keys"):
+            local("privacy=respondent", f"privacy.{weaker}")
+    for refused in ("attack=scaled", "state_dir=/tmp"):
+        with pytest.raises(RefusalError, match="is not among the keys"):
+            local(refused)
+    with pytest.raises(ConfigError, match=r"privacy.epsilon must be"):
+        local(epsilon="-1")
+
+
+def test_personal_models_stay_in_the_nodes_folder(deploy, nodes, tmp_path):
+    own = [{**node, "state-dir": str(tmp_path / "state")} for node in nodes]
+    last = lines(deploy("ditto", "personal=ditto", nodes=own))[-1]
+    files = (tmp_path / "state/personal").glob("*/*/*.safetensors")
+    assert {file.parent.name for file in files} == set(last["personal_groups"])

@@ -240,12 +240,12 @@ def test_the_noise_has_the_scale_of_its_guarantee(tmp_path):
     group = next(iter(survey.answers))
     answers = survey.answers[group]
     noised = protect_survey(survey, [group], respondent(questions=100), tmp_path).answers[group]
-    wide = answers.share_QO.min(1) > 0  # six options
-    difference = (noised.share_QO - answers.share_QO)[wide] * answers.respondents_Q[wide][:, None]
-    # Shares give up one direction of six, that of the sum.
-    scale = math.sqrt(100) * gaussian_scale(4.0, 1e-6)
-    own = difference - difference.mean(1, keepdims=True)
-    assert np.sqrt(np.square(own).sum() / (own.size * 5 / 6)) == pytest.approx(scale, rel=0.1)
+    options_Q = np.array([len(survey.questions[row].options) for row in answers.question_Q])
+    off_QO = (noised.share_QO - answers.share_QO) * answers.respondents_Q[:, None]
+    # A share is off by its own noise less its part of the sum's: (draw - share * sum of k draws).
+    square_Q = options_Q - 2 + options_Q * np.square(answers.share_QO).sum(1)
+    found = np.sqrt(np.square(off_QO).sum() / square_Q.sum())
+    assert found == pytest.approx(math.sqrt(100) * gaussian_scale(4.0, 1e-6), rel=0.06)
 
 
 def test_shares_without_counts_need_the_number_of_people(tmp_path, write_survey):

@@ -51,7 +51,8 @@ def config_dict(config: Config) -> dict[str, Any]:
 def config_digest(config: Config) -> str:
     """Fingerprint of all that must be the same on the server and on every node."""
     tree = config_dict(config)
-    for key in (*FREE_ON_RESUME, "state_dir", "device", "threads"):
+    own = ("output_dir", "cache_dir", "state_dir", "resume", "tracking", "compare")
+    for key in (*own, "device", "threads"):
         del tree[key]
     tree["embedding"].pop("device", None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -47,7 +47,7 @@ class RespondentPrivacy(PrivacyConfig):
     true_scores: bool
 
     def __post_init__(self) -> None:
-        require(0 < self.epsilon < math.inf, "privacy.epsilon", self.epsilon, "> 0 and finite")
+        require(0 < self.epsilon <= 100, "privacy.epsilon", self.epsilon, "above 0, at most 100")
         require(0 < self.delta < 1, "privacy.delta", self.delta, "above 0 and below 1")
         for key in ("questions_per_respondent", "respondents"):
             value = getattr(self, key)

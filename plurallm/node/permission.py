@@ -8,7 +8,14 @@ import dataclasses
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from plurallm.config import Config, ConfigError, FileData, OpinionQAData, override_key
+from plurallm.config import (
+    Config,
+    ConfigError,
+    FileData,
+    OpinionQAData,
+    RespondentPrivacy,
+    override_key,
+)
 from plurallm.node.settings import NodeSettings
 from plurallm.survey import Survey, SurveyError
 from plurallm.tasks import Roles, count_seen, load_survey, questions_needed
@@ -16,12 +23,17 @@ from plurallm.tasks import Roles, count_seen, load_survey, questions_needed
 ALLOWED = (
     *("seed", "precision", "threads", "experiment"),
     *("model", "model.*", "training", "training.*", "evaluation", "evaluation.*"),
-    *("federation", "federation.*", "strategy", "strategy.*"),
+    *("federation", "federation.*", "strategy", "strategy.*", "personal", "personal.*"),
+    *("privacy", "privacy.epsilon", "privacy.delta", "privacy.max_epsilon"),
+    *("privacy.noise_multiplier", "privacy.clipping_norm"),
     *("data", "data.groups", "data.train_groups", "data.held_out_groups"),
     *("data.held_out_fraction", "data.unseen_questions", "data.populations", "data.distance"),
     *("embedding", "embedding.width", "embedding.parts", "embedding.batch_size"),
 )
 """Keys that a run may set on every node; a node adds to them with its own ``allow``."""
+
+RESPONDENT_DELTA = 1e-6
+"""Delta of the privacy that a data holder demands of the own node."""
 
 EMBEDDINGS = ("hashing", "minilm")
 """Embedders that fetch nothing: any other one must stand in the node's ``allow``."""
@@ -91,11 +103,25 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     return dataclasses.replace(
         run,
         data=data,
+        privacy=run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
         device=settings.device,
         threads=settings.threads or run.threads,
         cache_dir=settings.cache_dir,
+        state_dir=settings.state_dir,
         output_dir=None,
         resume=None,
+    )
+
+
+def _pinned(epsilon: float) -> RespondentPrivacy:
+    """Privacy that the data holder demands: over all questions, from counts, scores included."""
+    return RespondentPrivacy(
+        "respondent",
+        epsilon,
+        RESPONDENT_DELTA,
+        questions_per_respondent=None,
+        respondents=None,
+        true_scores=False,
     )
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from plurallm.config import ConfigError
 from plurallm.survey import FORMATS
 
-_SETTINGS = ("survey", "layout", "groups", "role", "device", "threads", "cache-dir", "allow")
+_SETTINGS = (
+    *("survey", "layout", "groups", "role", "epsilon", "device", "threads"),
+    *("cache-dir", "state-dir", "allow"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,17 @@ class NodeSettings:
         Groups of the file that the node hosts; no other one is read.
     role : str
         ``"train"``: they may train and be scored; ``"score"``: only be scored.
+    epsilon : float or None
+        Privacy of each respondent that the node keeps whatever a run asks for, see
+        ``RespondentPrivacy``; None: what the run asks for.
     device : str
         Where the node computes.
     threads : int or None
         CPU threads; None: what the run asks for.
     cache_dir : str or None
         Folder of the embedding tables; None: the user's cache.
+    state_dir : str or None
+        Folder of what the node must not lose; None: the user's state folder.
     allow : tuple of str
         Keys that a run may set here beyond ``ALLOWED``, and embedders beyond ``EMBEDDINGS``.
     """
@@ -39,9 +47,11 @@ class NodeSettings:
     layout: str
     groups: tuple[str, ...]
     role: str
+    epsilon: float | None
     device: str
     threads: int | None
     cache_dir: str | None
+    state_dir: str | None
     allow: tuple[str, ...]
 
 
@@ -52,7 +62,8 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
     ----------
     node_config : mapping
         ``survey`` and ``groups`` (names with commas between them, quoted as in a CSV file), and
-        optionally ``layout``, ``role``, ``device``, ``threads``, ``cache-dir`` and ``allow``.
+        optionally ``layout``, ``role``, ``epsilon``, ``device``, ``threads``, ``cache-dir``,
+        ``state-dir`` and ``allow``.
 
     Returns
     -------
@@ -74,15 +85,17 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
     for name in ("survey", "groups"):
         if not str(node_config.get(name, "")).strip():
             raise ConfigError(f"--node-config must give {name}=...")
-    threads = node_config.get("threads")
+    threads, epsilon = node_config.get("threads"), node_config.get("epsilon")
     settings = NodeSettings(
         survey=Path(str(node_config["survey"])),
         layout=str(node_config.get("layout", "custom")),
         groups=_names(node_config["groups"]),
         role=str(node_config.get("role", "train")),
+        epsilon=None if epsilon is None else float(str(epsilon)),
         device=str(node_config.get("device", "auto")),
         threads=None if threads is None else int(str(threads)),
         cache_dir=str(node_config["cache-dir"]) if "cache-dir" in node_config else None,
+        state_dir=str(node_config["state-dir"]) if "state-dir" in node_config else None,
         allow=_names(node_config.get("allow", "")),
     )
     if not settings.survey.is_absolute():
