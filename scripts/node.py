@@ -139,7 +139,7 @@ def keep_running(folder: Path, config: dict[str, str | int], options: argparse.N
     command = [
         *("flower-supernode", "--superlink", options.superlink),
         *("--root-certificates", str(authority), "--auth-supernode-private-key", str(key)),
-        *("--node-config", str(_write_toml(folder / "flower" / "node.toml", config))),
+        *("--node-config", str(write_toml(folder / "flower" / "node.toml", config))),
     ]
     if options.trusted_entities is not None:
         command += ["--trusted-entities", str(options.trusted_entities.resolve(strict=True))]
@@ -170,9 +170,9 @@ def keep_running(folder: Path, config: dict[str, str | int], options: argparse.N
         return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
 
 
-def _write_toml(file: Path, config: dict[str, str | int]) -> Path:
-    # A file, since Flower takes quotes in a command line's values apart. JSON's strings are TOML's,
-    # except that TOML wants DEL escaped.
+def write_toml(file: Path, config: dict[str, str | int]) -> Path:
+    """Write settings to a file for ``--node-config``: on a command line quotes would get lost."""
+    # JSON's strings are TOML's, except that TOML wants DEL escaped.
     lines = (
         f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in config.items()
     )
