@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from certificates import write_new
@@ -19,12 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from deployment import REPOSITORY, free_port, run_to_end, surroundings
-from run import on_signals
-
-from plurallm.config import load_config
-from plurallm.node import NodeSettings, node_settings, own_config, own_survey
-from plurallm.tasks import count_seen, questions_needed, survey_table
+from processes import REPOSITORY, free_port, on_signals, run_to_end, surroundings
 
 BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
 STEADY_SECONDS = 120  # a node that ran so long starts again without delay
@@ -48,9 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verb == "key":
             return make_key(folder)
         config = node_config(folder, options)
-        settings = node_settings(config)
-        assert settings is not None
-        check(settings)
+        check(config)
         if options.verb == "check":
             return 0
         return keep_running(folder, config, options)
@@ -115,8 +108,15 @@ def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | in
     return config if options.threads is None else config | {"threads": options.threads}
 
 
-def check(settings: NodeSettings) -> None:
-    """Read the survey, lay out its embedding table, and say what is there; raise what is wrong."""
+def check(config_of_node: Mapping[str, object]) -> None:
+    """Read the survey and say what is there; raise what is wrong."""
+    # Loads torch, which making a key does not wait for.
+    from plurallm.config import load_config
+    from plurallm.node import node_settings, own_config, own_survey
+    from plurallm.tasks import count_seen, questions_needed
+
+    settings = node_settings(config_of_node)
+    assert settings is not None
     # What a run with the default values would take; the run's own may differ a little.
     config = own_config(load_config(["data=nodes"], None), settings)
     survey = own_survey(config, settings)
@@ -126,7 +126,6 @@ def check(settings: NodeSettings) -> None:
             print(f"{group}: fewer than the {questions_needed(config)} that runs usually take")
     for reason, count in survey.dropped.items():
         print(f"left out: {count} x {reason}")
-    survey_table(survey, config)
 
 
 def keep_running(folder: Path, config: dict[str, str | int], options: argparse.Namespace) -> int:

@@ -13,8 +13,8 @@ from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from deployment import REPOSITORY, surroundings
-from run import RunError, ask, complete_lines, last_lines, on_signals, run_config
+from processes import REPOSITORY, on_signals, surroundings
+from run import RunError, ask, complete_lines, last_lines, run_config
 from server import CONNECTION
 
 from plurallm.cli import new_run_folder
