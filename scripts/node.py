@@ -71,6 +71,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     survey.add_argument("--device", default="auto")
     survey.add_argument("--threads", type=int)
     survey.add_argument(
+        "--max-epsilon",
+        type=float,
+        help="take only runs with respondent-level privacy of at most this epsilon",
+    )
+    survey.add_argument(
         "--allow", action="append", default=[], help="a further key, or embedder, of runs"
     )
     verbs.add_parser("check", parents=[survey], help="check the survey file, connect to nobody")
@@ -94,18 +99,20 @@ def make_key(folder: Path) -> int:
     return 0
 
 
-def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | int]:
+def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | int | float]:
     """Give the node's settings, as Flower hands them to the app."""
-    config: dict[str, str | int] = {
+    config: dict[str, str | int | float] = {
         "survey": str(options.survey.resolve()),
         "layout": options.layout,
         "groups": _csv_line(options.group),
         "role": options.role,
         "device": options.device,
         "cache-dir": str(folder / "cache"),
+        "state-dir": str(folder / "state"),
         "allow": _csv_line(options.allow),
     }
-    return config if options.threads is None else config | {"threads": options.threads}
+    further = {"threads": options.threads, "max-epsilon": options.max_epsilon}
+    return config | {name: value for name, value in further.items() if value is not None}
 
 
 def check(config_of_node: Mapping[str, object]) -> None:
@@ -128,7 +135,9 @@ def check(config_of_node: Mapping[str, object]) -> None:
         print(f"left out: {count} x {reason}")
 
 
-def keep_running(folder: Path, config: dict[str, str | int], options: argparse.Namespace) -> int:
+def keep_running(
+    folder: Path, config: dict[str, str | int | float], options: argparse.Namespace
+) -> int:
     """Start the SuperNode, and start it again whenever it ends, with growing pauses."""
     key, authority = folder / "key", options.ca.resolve()
     for file, hint in ((key, "make it with node.sh FOLDER key"), (authority, "ask the operator")):
@@ -169,7 +178,7 @@ def keep_running(folder: Path, config: dict[str, str | int], options: argparse.N
         return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
 
 
-def write_toml(file: Path, config: dict[str, str | int]) -> Path:
+def write_toml(file: Path, config: dict[str, str | int | float]) -> Path:
     """Write settings to a file for ``--node-config``: on a command line quotes would get lost."""
     # JSON's strings are TOML's, except that TOML wants DEL escaped.
     lines = (

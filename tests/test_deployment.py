@@ -286,6 +286,9 @@ def test_a_broken_file_in_mid_run_costs_that_group_only(deploy, surveys):
         ("resume=/tmp/x", "resume is not among"),
         ("device=cpu", "device is not among"),
         ("tracking=wandb", "tracking is not among"),
+        ("state_dir=/tmp/x", "state_dir is not among"),
+        ("attack=flipped", "attack is not among"),
+        ("embedding=table embedding.path=/etc/passwd", "embedding.path is not among"),
         ("data.num_groups=3", "data.num_groups is not among"),
         ("hydra.run.dir=/tmp/x", "hydra.run.dir is not among"),
         ("hydra/launcher=basic", "hydra/launcher is not among"),
@@ -319,6 +322,20 @@ def test_a_node_can_allow_more(nodes):
     check_overrides(["data.num_groups=3", "embedding.model=x"], allowing)
     with pytest.raises(ConfigError, match=r"data\.path"):
         check_overrides(["data.path=x"], allowing)
+
+
+def test_a_node_can_demand_privacy_of_its_respondents(deploy, nodes):
+    for node in nodes:
+        node["max-epsilon"] = 2.0
+    for asked, reason in (
+        ([], "true answers"),
+        (["privacy=respondent", "privacy.true_scores=true", "privacy.epsilon=1"], "true answers"),
+        (["privacy=respondent", "privacy.epsilon=3"], "privacy.epsilon=3"),
+    ):
+        with pytest.raises(FederationError, match=reason):
+            deploy("refused", *asked)
+    folder = deploy("taken", "privacy=respondent", "privacy.epsilon=2")
+    assert len(lines(folder)) == 4
 
 
 def test_a_group_that_may_only_be_scored_is_never_trained(deploy, nodes):

@@ -8,7 +8,15 @@ import dataclasses
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from plurallm.config import Config, ConfigError, FileData, OpinionQAData, override_key
+from plurallm.config import (
+    Config,
+    ConfigError,
+    FileData,
+    OpinionQAData,
+    PrivacyConfig,
+    RespondentPrivacy,
+    override_key,
+)
 from plurallm.node.settings import NodeSettings
 from plurallm.survey import Survey, SurveyError
 from plurallm.tasks import Roles, count_seen, load_survey, questions_needed
@@ -16,7 +24,8 @@ from plurallm.tasks import Roles, count_seen, load_survey, questions_needed
 ALLOWED = (
     *("seed", "precision", "threads", "experiment"),
     *("model", "model.*", "training", "training.*", "evaluation", "evaluation.*"),
-    *("federation", "federation.*", "strategy", "strategy.*"),
+    *("federation", "federation.*", "strategy", "strategy.*", "personal", "personal.*"),
+    *("privacy", "privacy.*"),
     *("data", "data.groups", "data.train_groups", "data.held_out_groups"),
     *("data.held_out_fraction", "data.unseen_questions", "data.populations", "data.distance"),
     *("embedding", "embedding.width", "embedding.parts", "embedding.batch_size"),
@@ -71,7 +80,8 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     Raises
     ------
     RefusalError
-        When the run brings a survey of its own, or an embedder that the node does not allow.
+        When the run brings a survey of its own or an embedder that the node does not allow, or
+        protects respondents less than the node demands.
     """
     if run.data.source != "nodes":
         raise RefusalError(
@@ -82,6 +92,8 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         raise RefusalError(
             f"the node refuses embedding {run.embedding.name}: only its data holder can allow it"
         )
+    if settings.max_epsilon is not None:
+        _check_privacy(run.privacy, settings.max_epsilon)
     fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
     fields |= {"source": settings.layout, "path": str(settings.survey)}
     if settings.layout == "opinionqa":
@@ -94,9 +106,22 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         device=settings.device,
         threads=settings.threads or run.threads,
         cache_dir=settings.cache_dir,
+        state_dir=settings.state_dir,
         output_dir=None,
         resume=None,
     )
+
+
+def _check_privacy(privacy: PrivacyConfig, max_epsilon: float) -> None:
+    if not isinstance(privacy, RespondentPrivacy) or privacy.true_scores:
+        raise RefusalError(
+            "the node refuses a run that uses true answers: it demands privacy=respondent, with "
+            "privacy.true_scores=false"
+        )
+    if privacy.epsilon > max_epsilon:
+        raise RefusalError(
+            f"the node refuses privacy.epsilon={privacy.epsilon:g}: at most {max_epsilon:g}"
+        )
 
 
 def own_survey(config: Config, settings: NodeSettings) -> Survey:

@@ -8,7 +8,10 @@ from pathlib import Path
 from plurallm.config import ConfigError
 from plurallm.survey import FORMATS
 
-_SETTINGS = ("survey", "layout", "groups", "role", "device", "threads", "cache-dir", "allow")
+_SETTINGS = (
+    *("survey", "layout", "groups", "role", "device", "threads", "cache-dir", "state-dir"),
+    *("max-epsilon", "allow"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class NodeSettings:
         CPU threads; None: what the run asks for.
     cache_dir : str or None
         Folder of the embedding tables; None: the user's cache.
+    state_dir : str or None
+        Folder of what the node must not lose; None: the user's state folder.
+    max_epsilon : float or None
+        Only runs with respondent-level privacy of at most this epsilon are taken; None: any run.
     allow : tuple of str
         Keys that a run may set here beyond ``ALLOWED``, and embedders beyond ``EMBEDDINGS``.
     """
@@ -42,6 +49,8 @@ class NodeSettings:
     device: str
     threads: int | None
     cache_dir: str | None
+    state_dir: str | None
+    max_epsilon: float | None
     allow: tuple[str, ...]
 
 
@@ -52,7 +61,8 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
     ----------
     node_config : mapping
         ``survey`` and ``groups`` (names with commas between them, quoted as in a CSV file), and
-        optionally ``layout``, ``role``, ``device``, ``threads``, ``cache-dir`` and ``allow``.
+        optionally ``layout``, ``role``, ``device``, ``threads``, ``cache-dir``, ``state-dir``,
+        ``max-epsilon`` and ``allow``.
 
     Returns
     -------
@@ -74,7 +84,7 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
     for name in ("survey", "groups"):
         if not str(node_config.get(name, "")).strip():
             raise ConfigError(f"--node-config must give {name}=...")
-    threads = node_config.get("threads")
+    threads, epsilon = (node_config.get(name) for name in ("threads", "max-epsilon"))
     settings = NodeSettings(
         survey=Path(str(node_config["survey"])),
         layout=str(node_config.get("layout", "custom")),
@@ -83,6 +93,8 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
         device=str(node_config.get("device", "auto")),
         threads=None if threads is None else int(str(threads)),
         cache_dir=str(node_config["cache-dir"]) if "cache-dir" in node_config else None,
+        state_dir=str(node_config["state-dir"]) if "state-dir" in node_config else None,
+        max_epsilon=None if epsilon is None else float(str(epsilon)),
         allow=_names(node_config.get("allow", "")),
     )
     if not settings.survey.is_absolute():
