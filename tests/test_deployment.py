@@ -278,7 +278,7 @@ def test_a_broken_file_in_mid_run_costs_that_group_only(deploy, surveys):
         ("data.path=/etc/passwd", "data.path is not among the keys"),
         ("data=custom data.path=/etc/passwd", "data.path is not among the keys"),
         ("data=synthetic", "it reads its own survey"),
-        ("data=globalopinionqa", "data.path"),
+        ("data=globalopinionqa", "its own survey"),
         ("+data.path=/etc/passwd", "does not have the form"),
         ("~model", "does not have the form"),
         ("output_dir=/tmp/x", "output_dir is not among"),

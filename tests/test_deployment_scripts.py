@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import certificates
@@ -82,10 +83,8 @@ def handshake(folder: Path, dialled: str) -> str:
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
-        try:
-            serving.wrap_socket(theirs, server_side=True).recv(1)
-        except OSError:
-            theirs.close()
+        with suppress(OSError), serving.wrap_socket(theirs, server_side=True) as stream:
+            stream.recv(1)
 
     thread = threading.Thread(target=serve)
     thread.start()
