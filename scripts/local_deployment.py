@@ -1,25 +1,31 @@
 """A whole deployment on this machine: one server, several nodes, each with a home of its own.
 
-Everything listens on loopback only, and all of it ends with this process.
+Everything listens on loopback only, or each on a network namespace of its own, and all of it ends
+with this process.
+
+    python scripts/local_deployment.py [FOLDER] [--separate-hosts]
+
+FOLDER keeps surveys, logs and results; without it nothing is left behind.
 """
 
+import argparse
 import csv
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deployment import REPOSITORY, end_processes, free_port
+from processes import REPOSITORY, end_processes, free_port, on_signals
+from separate_hosts import Host, separate_hosts
 
 from plurallm.config import load_config
 from plurallm.simulation import run_in_process
@@ -27,7 +33,7 @@ from plurallm.survey import Survey
 from plurallm.tasks import load_survey
 
 SCRIPTS = REPOSITORY / "scripts"
-START_SECONDS = 90.0
+START_SECONDS = 600.0  # seconds on an idle machine, minutes on one with much else to do
 SMALL = (
     *("embedding.width=64", "model.width=32", "model.layers=2", "model.heads=2"),
     *("model.feedforward=32", "training.steps_per_round=3", "evaluation.every=2", "threads=1"),
@@ -42,6 +48,8 @@ class LocalDeployment:
     ----------
     folder : Path
         Where all of it is kept.
+    hosts : mapping of str to Host, optional
+        Where ``"server"`` and each node run; by default all on this machine's loopback.
 
     Attributes
     ----------
@@ -53,12 +61,14 @@ class LocalDeployment:
         ``"server"`` and each node by name.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hosts: Mapping[str, Host] | None = None) -> None:
         self.folder = folder
         self.server = folder / "operator"
         self.port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._script("certificates.py", str(self.server), "localhost")
+        self._hosts = hosts or {}
+        self.address = self._hosts["server"].address if hosts else "127.0.0.1"
+        self._script("certificates.py", str(self.server), self.address)
 
     def __enter__(self) -> Self:
         return self
@@ -76,12 +86,13 @@ class LocalDeployment:
 
     def start_server(self) -> None:
         """Start the server and wait until it listens."""
-        arguments = ("start", "--host", "127.0.0.1", "--port", str(self.port))
+        listens = "Uvicorn running on"
+        before = self.log("server").count(listens)
+        host = "0.0.0.0" if self._hosts else "127.0.0.1"
+        arguments = ("start", "--host", host, "--port", str(self.port))
         self._start("server", "server.py", str(self.server), *arguments)
         limit = time.monotonic() + START_SECONDS
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+        while self.log("server").count(listens) == before:
             if time.monotonic() > limit or self.processes["server"].poll() is not None:
                 raise RuntimeError(f"the server did not start: {self.log('server')}")
             time.sleep(0.2)
@@ -98,7 +109,7 @@ class LocalDeployment:
                 self._script("server.py", str(self.server), "register", public, name)
         self._start(
             *(name, "node.py", str(folder), "start", "--survey", str(survey)),
-            *("--group", group or name, "--superlink", f"127.0.0.1:{self.port}"),
+            *("--group", group or name, "--superlink", f"{self.address}:{self.port}"),
             *("--ca", str(self.server / "ca.crt"), "--device", "cpu", *options),
         )
 
@@ -112,7 +123,8 @@ class LocalDeployment:
 
     def online(self) -> int:
         """Number of nodes that the server sees."""
-        command = ("flwr", "supernode", "list", "server", "--format", "json")
+        list_nodes = ("flwr", "supernode", "list", "server", "--format", "json")
+        command = [*self._prefix("server"), *list_nodes]
         done = subprocess.run(
             command, env=self._environment(), capture_output=True, text=True, check=False
         )
@@ -125,7 +137,10 @@ class LocalDeployment:
         """Submit a run; its output goes to a log of that name."""
         with (self.folder / f"{log}.log").open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, SCRIPTS / "submit.py", self.server, *overrides],
+                [
+                    *self._prefix("server"),
+                    *(sys.executable, str(SCRIPTS / "submit.py"), str(self.server), *overrides),
+                ],
                 cwd=self.folder,
                 stdout=output,
                 stderr=output,
@@ -151,7 +166,8 @@ class LocalDeployment:
 
     def log(self, name: str) -> str:
         """What a node, the server or a submission has said."""
-        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+        file = self.folder / f"{name}.log"
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
     def _home(self, name: str) -> Path:
         return (self.server if name == "server" else self.folder / name) / "flower"
@@ -159,11 +175,17 @@ class LocalDeployment:
     def _start(self, name: str, script: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as output:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, SCRIPTS / script, *arguments], stdout=output, stderr=output
+                [*self._prefix(name), sys.executable, str(SCRIPTS / script), *arguments],
+                stdout=output,
+                stderr=output,
             )
 
+    def _prefix(self, name: str) -> tuple[str, ...]:
+        return self._hosts[name].prefix if name in self._hosts else ()
+
     def _script(self, script: str, *arguments: str) -> None:
-        command = [sys.executable, str(SCRIPTS / script), *arguments]
+        # All but the node's own key concerns the server's folder.
+        command = [*self._prefix("server"), sys.executable, str(SCRIPTS / script), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{script} {' '.join(arguments)}: {done.stdout}{done.stderr}")
@@ -226,11 +248,24 @@ def roles(files: dict[str, Path]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a deployment of four nodes and compare its model with the in-process engine's."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--separate-hosts", action="store_true")
+    options = parser.parse_args(arguments)
+    on_signals(lambda number, _: sys.exit(128 + number))
     rounds = 5
-    kept = Path(arguments[0]) if arguments else None
-    with own_folder(kept) as folder, LocalDeployment(folder) as deployment:
-        started = time.monotonic()
+    with ExitStack() as stack:
+        folder = stack.enter_context(own_folder(options.folder))
         files = write_surveys(folder, 4)
+        hosts = None
+        if options.separate_hosts:
+            try:
+                hosts = stack.enter_context(separate_hosts(["server", *files]))
+            except PermissionError as error:
+                print(f"This machine makes no separate hosts: {error}", file=sys.stderr)
+                return 2
+        deployment = stack.enter_context(LocalDeployment(folder, hosts))
+        started = time.monotonic()
         deployment.start_server()
         print(f"Server on port {deployment.port} after {time.monotonic() - started:.0f} s")
         for group, file in files.items():

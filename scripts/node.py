@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from certificates import write_new
@@ -19,12 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from deployment import REPOSITORY, free_port, run_to_end, surroundings
-from run import on_signals
-
-from plurallm.config import load_config
-from plurallm.node import NodeSettings, node_settings, own_config, own_survey
-from plurallm.tasks import count_seen, questions_needed, survey_table
+from processes import REPOSITORY, free_port, on_signals, run_to_end, surroundings
 
 BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
 STEADY_SECONDS = 120  # a node that ran so long starts again without delay
@@ -48,9 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verb == "key":
             return make_key(folder)
         config = node_config(folder, options)
-        settings = node_settings(config)
-        assert settings is not None
-        check(settings)
+        check(config)
         if options.verb == "check":
             return 0
         return keep_running(folder, config, options)
@@ -118,12 +111,19 @@ def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | in
         "state-dir": str(folder / "state"),
         "allow": _csv_line(options.allow),
     }
-    given = {"threads": options.threads, "epsilon": options.epsilon}
-    return config | {name: value for name, value in given.items() if value is not None}
+    further = {"threads": options.threads, "epsilon": options.epsilon}
+    return config | {name: value for name, value in further.items() if value is not None}
 
 
-def check(settings: NodeSettings) -> None:
-    """Read the survey, lay out its embedding table, and say what is there; raise what is wrong."""
+def check(config_of_node: Mapping[str, object]) -> None:
+    """Read the survey and say what is there; raise what is wrong."""
+    # Loads torch, which making a key does not wait for.
+    from plurallm.config import load_config
+    from plurallm.node import node_settings, own_config, own_survey
+    from plurallm.tasks import count_seen, questions_needed
+
+    settings = node_settings(config_of_node)
+    assert settings is not None
     # What a run with the default values would take; the run's own may differ a little.
     config = own_config(load_config(["data=nodes"], None), settings)
     survey = own_survey(config, settings)
@@ -133,7 +133,6 @@ def check(settings: NodeSettings) -> None:
             print(f"{group}: fewer than the {questions_needed(config)} that runs usually take")
     for reason, count in survey.dropped.items():
         print(f"left out: {count} x {reason}")
-    survey_table(survey, config)
 
 
 def keep_running(
@@ -148,7 +147,7 @@ def keep_running(
     command = [
         *("flower-supernode", "--superlink", options.superlink),
         *("--root-certificates", str(authority), "--auth-supernode-private-key", str(key)),
-        *("--node-config", str(_write_toml(folder / "flower" / "node.toml", config))),
+        *("--node-config", str(write_toml(folder / "flower" / "node.toml", config))),
     ]
     if options.trusted_entities is not None:
         command += ["--trusted-entities", str(options.trusted_entities.resolve(strict=True))]
@@ -179,9 +178,9 @@ def keep_running(
         return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
 
 
-def _write_toml(file: Path, config: dict[str, str | int | float]) -> Path:
-    # A file, since Flower takes quotes in a command line's values apart. JSON's strings are TOML's,
-    # except that TOML wants DEL escaped.
+def write_toml(file: Path, config: dict[str, str | int | float]) -> Path:
+    """Write settings to a file for ``--node-config``: on a command line quotes would get lost."""
+    # JSON's strings are TOML's, except that TOML wants DEL escaped.
     lines = (
         f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in config.items()
     )

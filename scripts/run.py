@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired, run
@@ -26,6 +26,7 @@ from typing import Any
 
 import psutil
 import torch
+from processes import REPOSITORY, end_processes, on_signals
 
 from plurallm.cli import new_run_folder
 from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
@@ -34,7 +35,6 @@ from plurallm.server_app import checkpoint_to_resume
 from plurallm.tasks import load_survey, plan_nodes, survey_table
 from plurallm.tracking import ProgressTracker
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 COMMAND_SECONDS = 120.0  # limit of one command of Flower's: about 2 s, more on a cold disk
 
 
@@ -146,30 +146,6 @@ def own_home() -> Iterator[Path]:
         on_signals(signal.SIG_IGN)  # a second Ctrl-C can hit the line above
         end_processes(str(home))
         shutil.rmtree(home, ignore_errors=True)
-
-
-def on_signals(action: Callable[[int, Any], None] | signal.Handlers) -> None:
-    """Set what Ctrl-C, TERM and a closed terminal do."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, action)
-
-
-def end_processes(home: str, patience: float = 4) -> None:
-    """End every process with this ``FLWR_HOME`` in its environment, and no other.
-
-    Those that are left `patience` seconds after they were asked to end are killed.
-    """
-    begin = time.monotonic()
-    while True:
-        everything = psutil.process_iter(["environ"])
-        own = [p for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == home]
-        if not own:
-            return
-        late = time.monotonic() >= begin + patience
-        for process in own:
-            with suppress(psutil.NoSuchProcess):
-                process.kill() if late else process.terminate()
-        psutil.wait_procs(own, timeout=1)
 
 
 def surroundings(home: Path) -> dict[str, Any]:

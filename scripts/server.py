@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deployment import run_to_end, surroundings
-from run import on_signals
+from processes import on_signals, run_to_end, surroundings
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""

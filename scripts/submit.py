@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,8 @@ from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from deployment import REPOSITORY, surroundings
-from run import RunError, ask, complete_lines, last_lines, on_signals, run_config
+from processes import REPOSITORY, on_signals, surroundings
+from run import RunError, ask, complete_lines, last_lines, run_config
 from server import CONNECTION
 
 from plurallm.cli import new_run_folder
@@ -26,7 +27,8 @@ from plurallm.tracking import ProgressTracker
 SERVERS_OWN = ("output_dir", "cache_dir", "resume", "tracking", "tracking.*")
 """Keys that concern the server alone: nodes do not see them."""
 
-POLL_SECONDS = 3.0
+POLL_SECONDS = 1.0
+ASK_SECONDS = 10.0  # between questions to the server, each of which takes a second to start
 SILENCE_SECONDS = 300.0  # so long may the server not answer before the run is given up
 
 
@@ -89,7 +91,7 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
         print(f"Run {number} submitted", flush=True)
         stream = subprocess.Popen(("flwr", "log", number, CONNECTION, "--stream"), **options)
         try:
-            state = follow(options, number, folder, rounds)
+            state = follow(options, number, folder, rounds, stream)
         except KeyboardInterrupt:
             on_signals(signal.SIG_IGN)
             print("Stopping the run", file=sys.stderr)
@@ -104,19 +106,33 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
         raise RunError("it ended without a summary")
 
 
-def follow(options: dict[str, object], number: str, folder: Path, rounds: int) -> dict[str, str]:
-    """Show each round until the server says that the run has ended; give what it says then."""
+def follow(
+    options: dict[str, object],
+    number: str,
+    folder: Path,
+    rounds: int,
+    stream: "subprocess.Popen[bytes]",
+) -> dict[str, str]:
+    """Show each round until the server says that the run has ended; give what it says then.
+
+    The server is asked once the stream of its log has ended: with the run, or with the server.
+    """
     file = folder / "metrics.jsonl"
     shown, answered = len(complete_lines(file)), time.monotonic()
+    asked = -math.inf
     with closing(ProgressTracker(rounds, shown)) as progress:
         while True:
             state = None
-            try:
-                state = ask(options, "ls", "--run-id", number, CONNECTION)["runs"][0]
+            if stream.poll() is None:
                 answered = time.monotonic()
-            except RunError as error:
-                if time.monotonic() > answered + SILENCE_SECONDS:
-                    raise RunError(f"the server does not answer: {error}") from error
+            elif time.monotonic() > asked + ASK_SECONDS:
+                asked = time.monotonic()
+                try:
+                    state = ask(options, "ls", "--run-id", number, CONNECTION)["runs"][0]
+                    answered = time.monotonic()
+                except RunError as error:
+                    if time.monotonic() > answered + SILENCE_SECONDS:
+                        raise RunError(f"the server does not answer: {error}") from error
             lines = complete_lines(file)
             timings = complete_lines(folder / "timings.jsonl")
             for line, timing in zip(lines[shown:], timings[shown:], strict=False):

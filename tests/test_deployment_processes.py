@@ -116,6 +116,25 @@ def test_the_script_shows_the_same_model_as_the_engine_in_one_process(tmp_path):
     assert "Starting Flower SuperLink" in log
 
 
+def test_nodes_on_separate_hosts_give_the_same_model(tmp_path):
+    started = time.monotonic()
+    done = subprocess.run(
+        [
+            *(sys.executable, REPOSITORY / "scripts/local_deployment.py", tmp_path / "all"),
+            "--separate-hosts",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=2 * LONG,
+        check=False,
+    )
+    if "makes no separate hosts" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    report("a deployment on five hosts", time.monotonic() - started)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same to the bit" in done.stdout
+
+
 def test_killed_node_comes_back_and_another_joins(deployment, tmp_path):
     groups = list(deployment.files)
     killed, late = groups[1], groups[4]
@@ -351,7 +370,7 @@ def test_nodes_run_their_own_code_and_one_that_sends_nan_is_left_out(deployment,
         deployment.wait_for_nodes(5)
         folder = tmp_path / "run"
         asked = overrides(deployment, "federation.nodes=5", "federation.rounds=2")
-        first, second, third, held_out, late, _ = deployment.files
+        first, second, third, _, late, _ = deployment.files
         asked.append(f"data.train_groups=[{first},{second},{third},{sixth}]")
         asked = [o for o in asked if o != f"data.train_groups=[{first},{second},{third},{late}]"]
         state = flwr_run(

@@ -30,6 +30,7 @@ from plurallm.config.protection import (
     CentralPrivacy,
     DittoPersonal,
     PoisoningAttack,
+    PrivacyConfig,
     RespondentPrivacy,
     UpdateAttack,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "MultiKrumStrategy",
     "OpinionQAData",
     "PoisoningAttack",
+    "PrivacyConfig",
     "QFedAvgStrategy",
     "RespondentPrivacy",
     "SentenceTransformerEmbedding",

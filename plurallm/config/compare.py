@@ -50,12 +50,13 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 def config_digest(config: Config) -> str:
     """Fingerprint of all that must be the same on the server and on every node."""
-    tree = config_dict(config)
-    own = ("output_dir", "cache_dir", "state_dir", "resume", "tracking", "compare")
-    for key in (*own, "device", "threads"):
-        del tree[key]
-    tree["embedding"].pop("device", None)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    own = {*FREE_ON_RESUME, "state_dir", "device", "threads", "embedding.device"}
+    same = {
+        key: value
+        for key, value in flatten(config_dict(config)).items()
+        if not {key, key.split(".")[0]} & own
+    }
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -83,7 +83,7 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     Raises
     ------
     RefusalError
-        When the run brings a survey of its own, or an embedder that the node does not allow.
+        When the run brings a survey of its own or an embedder that the node does not allow.
     """
     if run.data.source != "nodes":
         raise RefusalError(

@@ -1,17 +1,21 @@
-"""What the scripts of a deployment share: the processes of a home, and how they are started."""
+"""Processes of Flower: started with a home of their own, and found and ended by it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from run import REPOSITORY, end_processes
+import psutil
 
-TASK_POLL_SECONDS = "0.1"  # Flower looks each second for a message to hand to a process
+REPOSITORY = Path(__file__).resolve().parent.parent
+TASK_POLL_SECONDS = "0.25"  # Flower's own: each second, to hand a message to a process
 
 
 def surroundings(home: Path, *, first_in_path: Sequence[Path] = ()) -> dict[str, Any]:
@@ -92,4 +96,25 @@ def free_port() -> int:
         return port
 
 
-__all__ = ["REPOSITORY", "end_processes", "free_port", "run_to_end", "surroundings"]
+def on_signals(action: Callable[[int, Any], None] | signal.Handlers) -> None:
+    """Set what Ctrl-C, TERM and a closed terminal do."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, action)
+
+
+def end_processes(home: str, patience: float = 4) -> None:
+    """End every process with this ``FLWR_HOME`` in its environment, and no other.
+
+    Those that are left `patience` seconds after they were asked to end are killed.
+    """
+    begin = time.monotonic()
+    while True:
+        everything = psutil.process_iter(["environ"])
+        own = [p for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == home]
+        if not own:
+            return
+        late = time.monotonic() >= begin + patience
+        for process in own:
+            with suppress(psutil.NoSuchProcess):
+                process.kill() if late else process.terminate()
+        psutil.wait_procs(own, timeout=1)

@@ -1,0 +1,240 @@
+"""The scripts of a deployment, as far as they need no server."""
+
+import os
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import certificates
+import node
+import pytest
+import submit
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from flwr.common.config import parse_config_args
+
+from plurallm.node import node_settings
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+@pytest.mark.parametrize("script", ["certificates.sh", "server.sh", "node.sh", "submit.sh"])
+def test_help_needs_no_installation(script: str) -> None:
+    for arguments in (["--help"], []):
+        shown = subprocess.run(
+            ["bash", SCRIPTS / script, *arguments], capture_output=True, check=True
+        )
+        assert shown.stdout.startswith(b"Usage: ")
+
+
+# Certificates
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_keys_are_their_owners_alone_and_nothing_is_written_over(tmp_path: Path) -> None:
+    folder = tmp_path / "operator"
+    assert certificates.main([str(folder), "plurallm.example.org", "10.1.2.3"]) == 0
+    for name in ("ca.key", "server.key"):
+        assert mode(folder / name) == 0o600
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert certificates.main([str(folder), "other.example.org"]) == 2
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    names = x509.load_pem_x509_certificate(before["server.crt"]).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert set(names.value.get_values_for_type(x509.DNSName)) == {
+        "localhost",
+        "plurallm.example.org",
+    }
+    addresses = names.value.get_values_for_type(x509.IPAddress)
+    assert {str(address) for address in addresses} == {"127.0.0.1", "10.1.2.3"}
+
+
+def test_a_renewed_certificate_is_of_the_same_authority(tmp_path: Path) -> None:
+    certificates.make_certificates(tmp_path, ["a.example.org"])
+    authority = (tmp_path / "ca.crt").read_bytes()
+    for name in ("server.crt", "server.key"):
+        (tmp_path / name).rename(tmp_path / f"old-{name}")
+    certificates.make_certificates(tmp_path, ["b.example.org"])
+    assert (tmp_path / "ca.crt").read_bytes() == authority
+    renewed = x509.load_pem_x509_certificate((tmp_path / "server.crt").read_bytes())
+    renewed.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "https://x.org", "x.org:8443", "*"])
+def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
+    assert certificates.main([str(tmp_path / "x"), name]) == 2
+
+
+def handshake(folder: Path, dialled: str) -> str:
+    """Speak TLS over loopback as a node would, checking authority and name; give the protocol."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(folder / "server.crt", folder / "server.key")
+    calling = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with suppress(OSError), serving.wrap_socket(theirs, server_side=True) as stream:
+            stream.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with calling.wrap_socket(ours, server_hostname=dialled) as stream:
+            stream.send(b"x")
+            return str(stream.version())
+    finally:
+        ours.close()
+        thread.join()
+        theirs.close()
+
+
+def test_the_certificate_is_good_for_its_names_and_no_other(tmp_path: Path) -> None:
+    certificates.make_certificates(tmp_path, ["plurallm.example.org", "10.1.2.3"])
+    for name in ("plurallm.example.org", "10.1.2.3", "localhost"):
+        assert handshake(tmp_path, name) == "TLSv1.3"
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake(tmp_path, "other.example.org")
+
+
+# The node
+
+
+def test_the_nodes_key_is_what_flower_reads(tmp_path: Path) -> None:
+    assert node.main([str(tmp_path / "north"), "key"]) == 0
+    secret = tmp_path / "north" / "key"
+    assert mode(secret) == 0o600
+    key = load_ssh_private_key(secret.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    public = load_ssh_public_key((tmp_path / "north" / "key.pub").read_bytes())
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    assert public.public_numbers() == key.public_key().public_numbers()
+    before = secret.read_bytes()
+    assert node.main([str(tmp_path / "north"), "key"]) == 2
+    assert secret.read_bytes() == before
+
+
+def survey_rows(group: str, count: int = 40) -> list[dict[str, object]]:
+    return [
+        {
+            "question_id": f"q{number}",
+            "question": f"Question {number}?",
+            "options": ["Yes", "No"],
+            "group": group,
+            "counts": [number + 1, 7],
+        }
+        for number in range(count)
+    ]
+
+
+def test_a_good_file_is_described(tmp_path, write_survey, capsys) -> None:
+    survey = write_survey(survey_rows("North") + survey_rows("South", 5))
+    check = [str(tmp_path / "n"), "check", "--survey", str(survey)]
+    assert node.main([*check, "--group", "North"]) == 0
+    assert "North: 40 questions" in capsys.readouterr().out
+    assert node.main([*check, "--group", "South"]) == 0
+    assert "fewer than the 21" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda rows: rows[3].update(counts=[1]), "row 5: group 'North' has 1 shares or counts"),
+        (lambda rows: rows.clear(), "no usable row"),
+        (lambda rows: [row.update(group="East") for row in rows], "has no group 'North'"),
+        (lambda rows: [row.pop("options") for row in rows], "column 'options' is missing"),
+    ],
+)
+def test_a_bad_file_ends_the_node_before_it_connects(
+    tmp_path, write_survey, capsys, spoil, said
+) -> None:
+    rows = survey_rows("North")
+    survey = write_survey(rows)
+    spoil(rows)
+    if rows:
+        survey = write_survey(rows)
+    else:
+        survey.write_text(survey.read_text().splitlines()[0] + "\n")
+    start = [str(tmp_path / "n"), "start", "--survey", str(survey), "--group", "North"]
+    assert node.main([*start, "--superlink", "127.0.0.1:9", "--ca", "ca.crt"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "n/flower").exists()
+
+
+def test_flower_hands_hostile_settings_to_the_app_unchanged(tmp_path: Path) -> None:
+    groups = ["plain", "a, b", 'quo"ted', "it's", "日本 🎉", "tab\there", "back\\slash", "del\x7f"]
+    survey = tmp_path / 'it\'s "here", a=b.csv'
+    options = node.parse(
+        [
+            *(str(tmp_path), "check", "--survey", str(survey), "--threads", "3"),
+            *("--allow", "embedding.model", "--role", "score"),
+            *(word for group in groups for word in ("--group", group)),
+        ]
+    )
+    config = node.node_config(tmp_path, options)
+    file = node.write_toml(tmp_path / "node.toml", config)
+    settings = node_settings(parse_config_args([str(file)]))
+    assert settings is not None
+    assert settings.groups == tuple(groups)
+    assert settings.survey == survey
+    assert settings.allow == ("embedding.model",)
+    assert (settings.role, settings.threads) == ("score", 3)
+
+
+def test_the_pinned_client_imports_nothing_of_what_a_run_brings(tmp_path: Path) -> None:
+    brought = tmp_path / "apps" / "plurallm"
+    (brought / "plurallm").mkdir(parents=True)
+    (brought / "plurallm/client_app.py").write_text("raise SystemExit('the run's code ran')")
+    (brought / "sklearn.py").write_text("raise SystemExit('the run's code ran')")
+    (brought / "surely_no_module.py").write_text("")
+    script = f"""
+import runpy, sys
+sys.argv = ["flwr-clientapp", "--help"]
+try:
+    runpy.run_path({str(SCRIPTS / "pinned/flwr-clientapp")!r}, run_name="__main__")
+except SystemExit as end:
+    assert end.code in (None, 0), end
+sys.path.insert(0, {str(brought)!r})  # as Flower does
+import sklearn
+import plurallm.client_app
+assert {str(brought)!r} not in sklearn.__file__ + plurallm.client_app.__file__
+try:
+    import surely_no_module
+except ImportError:
+    print("shut out")
+"""
+    environment = os.environ | {"FLWR_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.stdout.endswith("shut out\n"), done.stderr
+
+
+# Submitting
+
+
+def test_what_cannot_be_submitted_is_refused_at_once(tmp_path: Path, capsys) -> None:
+    assert submit.main([]) == 2
+    assert submit.main([str(tmp_path)]) == 2
+    assert "has no server" in capsys.readouterr().err
+    (tmp_path / "flower").mkdir()
+    (tmp_path / "flower/config.toml").write_text("")
+    assert submit.main([str(tmp_path), "federation.roundz=3"]) == 2
+    assert "roundz" in capsys.readouterr().err
+    assert submit.main([str(tmp_path), f"resume={tmp_path}"]) == 2
+    assert "not the folder of a run" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
