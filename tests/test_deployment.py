@@ -4,8 +4,10 @@ import csv
 import json
 import logging
 import math
+import re
 import shlex
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from safetensors.numpy import load_file
 from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError, load_config
-from plurallm.node import check_overrides, node_settings
+from plurallm.node import ALLOWED, check_overrides, node_settings
 from plurallm.report import notes
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
@@ -559,3 +561,9 @@ def test_without_a_bound_any_finite_update_is_taken(deploy):
         "any", "federation.max_update_norm=null", "federation.rounds=1", app=Spoiled(spoil)
     )
     assert lines(folder)[0]["groups_refused"] == {}
+
+
+def test_the_guide_lists_the_keys_that_a_run_may_set():
+    guide = Path(__file__).resolve().parent.parent / "docs/deployment.md"
+    block = re.search(r"```text\n(.*?)```", guide.read_text(), re.DOTALL)[1]
+    assert set(re.sub(r"\(.*?\)", "", block).split()) == set(ALLOWED)
