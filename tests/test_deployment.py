@@ -4,8 +4,10 @@ import csv
 import json
 import logging
 import math
+import re
 import shlex
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
 from plurallm.client_app import local_data
 from plurallm.config import ConfigError, load_config
-from plurallm.node import RefusalError, check_overrides, node_settings
+from plurallm.node import ALLOWED, RefusalError, check_overrides, node_settings
 from plurallm.report import notes
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
@@ -581,3 +583,9 @@ def test_personal_models_stay_in_the_nodes_folder(deploy, nodes, tmp_path):
     last = lines(deploy("ditto", "personal=ditto", nodes=own))[-1]
     files = (tmp_path / "state/personal").glob("*/*/*.safetensors")
     assert {file.parent.name for file in files} == set(last["personal_groups"])
+
+
+def test_the_guide_lists_the_keys_that_a_run_may_set():
+    guide = Path(__file__).resolve().parent.parent / "docs/deployment.md"
+    block = re.search(r"```text\n(.*?)```", guide.read_text(), re.DOTALL)[1]
+    assert set(re.sub(r"\(.*?\)", "", block).split()) == set(ALLOWED)
