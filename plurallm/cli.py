@@ -124,8 +124,9 @@ def report(overrides: Sequence[str]) -> None:
 
 def embed(overrides: Sequence[str]) -> None:
     """Make the embedding table of a survey, and print its size and speed."""
+    from plurallm.config import cache_directory
     from plurallm.embedding import distinct_pairs, table_path
-    from plurallm.tasks import cache_directory, load_survey, survey_table
+    from plurallm.tasks import load_survey, survey_table
 
     config = load_config(overrides, None)
     survey = load_survey(config.data)

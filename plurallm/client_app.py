@@ -25,6 +25,7 @@ from plurallm.config import (
     config_digest,
     load_config,
     split_overrides,
+    state_directory,
 )
 from plurallm.device import choose_device
 from plurallm.evaluation import (
@@ -46,18 +47,9 @@ from plurallm.node import (
 )
 from plurallm.personal import PersonalModels, train_personal
 from plurallm.privacy import protect_survey
+from plurallm.roles import Roles, assign_roles, count_seen, groups_of_node
 from plurallm.survey import Survey
-from plurallm.tasks import (
-    GroupTask,
-    Roles,
-    assign_roles,
-    count_seen,
-    group_tasks,
-    groups_of_node,
-    load_survey,
-    state_directory,
-    survey_table,
-)
+from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
 from plurallm.training import (
     LocalUpdate,
     Proximal,

@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from plurallm.config import Config, ConfigError
+from plurallm.roles import assign_roles, count_seen, questions_needed
 from plurallm.survey import Survey
-from plurallm.tasks import assign_roles, count_seen, load_survey, questions_needed
+from plurallm.tasks import load_survey
 
 _ROLES = {"train": "training", "held_out": "held out"}
 

@@ -26,6 +26,7 @@ from plurallm.config import (
 )
 from plurallm.evaluation import summarize
 from plurallm.model import PreferenceTransformer
+from plurallm.roles import Roles, assign_roles, count_seen
 from plurallm.strategy import (
     Attendance,
     GroupFedAvg,
@@ -38,7 +39,7 @@ from plurallm.strategy import (
     make_aggregator,
     meet_nodes,
 )
-from plurallm.tasks import Roles, assign_roles, count_seen, group_tasks, load_survey, survey_table
+from plurallm.tasks import group_tasks, load_survey, survey_table
 from plurallm.tracking import RunFolder, Trackers, open_trackers, versions
 
 app = ServerApp()

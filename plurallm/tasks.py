@@ -1,10 +1,8 @@
-"""Which groups and questions are held out, and one group's data ready to learn."""
+"""The survey that a configuration names, embedded, and one group's data ready to learn."""
 
-import difflib
 import logging
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +16,11 @@ from plurallm.config import (
     FileData,
     OpinionQAData,
     SyntheticData,
+    cache_directory,
 )
 from plurallm.embedding import distinct_pairs, embedding_table, question_pairs
 from plurallm.preferences import Preferences
-from plurallm.randomness import digest_fraction
+from plurallm.roles import assign_roles, count_seen, is_unseen
 from plurallm.survey import (
     Survey,
     download_globalopinionqa,
@@ -53,38 +52,6 @@ class GroupTask:
     unseen: Preferences
 
 
-@dataclass(frozen=True)
-class Roles:
-    """Which groups take part, and as what.
-
-    Attributes
-    ----------
-    train : tuple of str
-        Groups that train and are scored.
-    held_out : tuple of str
-        Groups that are only scored.
-    dropped : mapping of str to int
-        Groups without a listed role that have too few questions, with their number of seen ones.
-    absent : tuple of str
-        Groups that ``data.groups`` lists and no survey has.
-    """
-
-    train: tuple[str, ...]
-    held_out: tuple[str, ...]
-    dropped: Mapping[str, int]
-    absent: tuple[str, ...] = ()
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """All groups that take part: the training groups, then the held-out ones."""
-        return self.train + self.held_out
-
-    @property
-    def by_group(self) -> dict[str, str]:
-        """Role of every group: ``"train"`` or ``"held_out"``."""
-        return dict.fromkeys(self.train, "train") | dict.fromkeys(self.held_out, "held_out")
-
-
 def load_survey(config: DataConfig) -> Survey:
     """Read or generate the survey that the configuration names.
 
@@ -112,92 +79,7 @@ def load_survey(config: DataConfig) -> Survey:
         survey = read_survey(path, config.source)
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         survey = with_ordinals(survey, Path(config.ordinals))
-    return _ordered_questions(survey) if config.distance == "wasserstein" else survey
-
-
-def is_unseen(question_id: str, config: Config) -> bool:
-    """Tell whether no group may train on a question.
-
-    A function of the question's identity and the seed alone, so that nodes which hold different
-    surveys agree without a word.
-    """
-    return digest_fraction("unseen", config.seed, question_id) < config.data.unseen_questions
-
-
-def count_seen(survey: Survey, config: Config) -> dict[str, int]:
-    """Number of seen questions of every group of a survey."""
-    seen = [not is_unseen(question.id, config) for question in survey.questions]
-    return {
-        group: sum(seen[position] for position in answers.question_Q)
-        for group, answers in survey.answers.items()
-    }
-
-
-def questions_needed(config: Config) -> int:
-    """Fewest seen questions that a group must have to be trained on and scored."""
-    training = config.training.context_questions[0] + config.training.target_questions[0]
-    return max(training, config.evaluation.context_questions + 1)
-
-
-def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
-    """Decide which groups train, which are held out and which have too few questions.
-
-    Listed groups have the listed role. Others take part too where ``data.groups`` is ``all`` or
-    lists them, or where it is null and no training group is listed: held-out ones are drawn by the
-    seed until ``data.held_out_fraction`` of all are held out. Labels that differ only in a trailing
-    "(...)", or that ``data.populations`` lists together, name the same population and share a role.
-
-    Parameters
-    ----------
-    seen_questions : mapping of str to int
-        Seen questions of every group there is.
-    config : Config
-        The run's configuration.
-
-    Returns
-    -------
-    Roles
-        Listed groups in the listed order, then the others by name.
-
-    Raises
-    ------
-    ConfigError
-        For a listed group that does not exist or has too few questions, or no training group.
-    """
-    data, needed = config.data, questions_needed(config)
-    listed = dict.fromkeys(data.train_groups, "train")
-    listed |= dict.fromkeys(data.held_out_groups, "held_out")
-    for name in listed:
-        _check_listed(name, seen_questions, needed)
-    everyone = data.groups == "all" or (data.groups is None and not data.train_groups)
-    chosen = set(seen_questions) if everyone else set(data.group_list)
-    others = sorted((chosen & set(seen_questions)) - set(listed))
-    dropped = {name: seen_questions[name] for name in others if seen_questions[name] < needed}
-    others = [name for name in others if name not in dropped]
-    drawn = _draw_held_out(others, listed, config)
-    roles = Roles(
-        train=(*data.train_groups, *(name for name in others if name not in drawn)),
-        held_out=(*data.held_out_groups, *(name for name in others if name in drawn)),
-        dropped=dropped,
-        absent=tuple(name for name in data.group_list if name not in seen_questions),
-    )
-    if not roles.groups and roles.absent:
-        raise ConfigError(
-            f"the survey has none of the groups that data.groups lists; it has "
-            f"{', '.join(sorted(seen_questions))}: list some of them, or take data.groups=all"
-        )
-    if not roles.train:
-        raise ConfigError(
-            f"no training group is left: {len(dropped)} groups have fewer than the {needed} seen "
-            f"questions that context and targets take, {len(roles.held_out)} are held out"
-        )
-    return roles
-
-
-def population(group: str, data: DataConfig) -> str:
-    """Whom a label names: its text before " (", or the first label of its list of populations."""
-    name = group.partition(" (")[0]
-    return next((names[0] for names in data.populations if {group, name} & set(names)), name)
+    return _drop_without_scale(survey) if config.distance == "wasserstein" else survey
 
 
 def plan_nodes(config: Config) -> int:
@@ -205,11 +87,6 @@ def plan_nodes(config: Config) -> int:
     if config.federation.nodes is not None:
         return config.federation.nodes
     return len(assign_roles(count_seen(load_survey(config.data), config), config).groups)
-
-
-def groups_of_node(roles: Roles, partition: int, partitions: int) -> tuple[str, ...]:
-    """Groups of one virtual node: group ``i`` lives on node ``i mod partitions``."""
-    return roles.groups[partition::partitions]
 
 
 def survey_table(survey: Survey, config: Config) -> Tensor:
@@ -279,28 +156,7 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
     return tasks
 
 
-def cache_directory(config: Config) -> Path:
-    """Make the folder that keeps embedding tables: ``cache_dir``, or the user's cache.
-
-    Raises
-    ------
-    ConfigError
-        When it cannot be made.
-    """
-    if config.cache_dir is not None:
-        directory = Path(config.cache_dir)
-    else:
-        directory = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "plurallm"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"no cache can be kept in {directory}: give cache_dir=... ({error})"
-        ) from error
-    return directory
-
-
-def _ordered_questions(survey: Survey) -> Survey:
+def _drop_without_scale(survey: Survey) -> Survey:
     """Leave out what no Wasserstein distance can be computed on."""
     reasons = {
         number: "question without ordinal values"
@@ -317,40 +173,3 @@ def _ordered_questions(survey: Survey) -> Survey:
             "data.distance=jensen_shannon"
         )
     return drop_questions(survey, reasons)
-
-
-def state_directory(config: Config) -> Path:
-    """Folder of what a node must not lose: ``state_dir``, or the user's state folder."""
-    if config.state_dir is not None:
-        return Path(config.state_dir)
-    state = os.environ.get("XDG_STATE_HOME", "~/.local/state")
-    return Path(state).expanduser() / "plurallm"
-
-
-def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> None:
-    if name not in seen_questions:
-        near = difflib.get_close_matches(name, seen_questions, n=3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ConfigError(f"data lists group {name!r}, which the survey does not have{hint}")
-    if seen_questions[name] < needed:
-        raise ConfigError(
-            f"group {name!r} has {seen_questions[name]} seen questions, but context and targets "
-            f"take {needed}: leave it out, or lower evaluation.context_questions and "
-            "training.context_questions"
-        )
-
-
-def _draw_held_out(others: Sequence[str], listed: Mapping[str, str], config: Config) -> set[str]:
-    """Of the groups without a listed role, those that are held out."""
-    whom = {name: population(name, config.data) for name in (*others, *listed)}
-    # A population listed in both roles counts as held out, which cannot leak.
-    pinned = {whom[name]: role for name, role in listed.items()}
-    held = {name for name in others if pinned.get(whom[name]) == "held_out"}
-    free = {whom[name] for name in others} - set(pinned)
-    held_listed = sum(role == "held_out" for role in listed.values())
-    wanted = math.floor(config.data.held_out_fraction * (len(others) + len(listed)) + 0.5)
-    for drawn in sorted(free, key=lambda name: digest_fraction("role", config.seed, name)):
-        if held_listed + len(held) >= wanted:
-            break
-        held |= {name for name in others if whom[name] == drawn}
-    return held

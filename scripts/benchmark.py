@@ -33,9 +33,10 @@ from plurallm.divergence import jensen_shannon_distance
 from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
 from plurallm.preferences import split_context
 from plurallm.randomness import generator
+from plurallm.roles import count_seen, groups_of_node
 from plurallm.simulation import InProcessGrid
 from plurallm.strategy import GroupFedAvg, OrderedMean, make_aggregator
-from plurallm.tasks import count_seen, group_tasks, groups_of_node, load_survey, survey_table
+from plurallm.tasks import group_tasks, load_survey, survey_table
 from plurallm.training import train_group
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

@@ -120,7 +120,7 @@ def check(config_of_node: Mapping[str, object]) -> None:
     # Loads torch, which making a key does not wait for.
     from plurallm.config import load_config
     from plurallm.node import node_settings, own_config, own_survey
-    from plurallm.tasks import count_seen, questions_needed
+    from plurallm.roles import count_seen, questions_needed
 
     settings = node_settings(config_of_node)
     assert settings is not None

@@ -21,6 +21,7 @@ ORDER = (
     "divergence",
     "embedding",
     "preferences",
+    "roles",
     "tasks",
     "inspection",
     "node",

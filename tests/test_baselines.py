@@ -20,8 +20,9 @@ from plurallm.baselines import (
 )
 from plurallm.config import Config, load_config
 from plurallm.preferences import Preferences
+from plurallm.roles import Roles, is_unseen
 from plurallm.survey import Survey
-from plurallm.tasks import GroupTask, Roles, group_tasks, is_unseen
+from plurallm.tasks import GroupTask, group_tasks
 
 MakeSurvey = Callable[..., Survey]
 

@@ -22,10 +22,10 @@ from plurallm.client_app import local_data
 from plurallm.config import ConfigError, load_config
 from plurallm.node import ALLOWED, RefusalError, check_overrides, node_settings
 from plurallm.report import notes
+from plurallm.roles import Roles
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
 from plurallm.strategy import FederationError, assign_roles_of_nodes, extend_roles
-from plurallm.tasks import Roles
 
 QUESTIONS = 40
 GROUPS = ("North", "South", "East", "West, far")

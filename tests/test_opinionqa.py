@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from plurallm.config import load_config
+from plurallm.roles import assign_roles, count_seen
 from plurallm.survey import Question, Survey, SurveyError, read_survey, with_ordinals
-from plurallm.tasks import assign_roles, count_seen, load_survey
+from plurallm.tasks import load_survey
 
 Row = dict[str, Any]
 Write = Callable[..., Path]

@@ -23,11 +23,11 @@ from plurallm.privacy import (
     os_normal,
     protect_survey,
 )
+from plurallm.roles import Roles
 from plurallm.simulation import run_in_process
 from plurallm.strategy import FederationError, Update, make_aggregator
 from plurallm.survey import read_survey
 from plurallm.synthetic import generate_survey
-from plurallm.tasks import Roles
 
 ROLES = Roles(train=tuple("abcd"), held_out=(), dropped={})
 RUN = [

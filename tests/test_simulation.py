@@ -14,10 +14,11 @@ from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError, load_config
 from plurallm.model import PreferenceTransformer
 from plurallm.report import notes, print_result
+from plurallm.roles import assign_roles, count_seen
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
 from plurallm.strategy import FederationError
-from plurallm.tasks import assign_roles, count_seen, group_tasks, load_survey, survey_table
+from plurallm.tasks import group_tasks, load_survey, survey_table
 from plurallm.training import train_group
 
 TINY = [

@@ -10,8 +10,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from reference import weighted_mean
 
 from plurallm.config import load_config
+from plurallm.roles import Roles
 from plurallm.strategy import FederationError, GroupFedAvg, OrderedMean, make_aggregator
-from plurallm.tasks import Roles
 
 ROLES = Roles(train=("a", "b", "c"), held_out=("d",), dropped={})
 ONE_EACH = {11: ("a",), 12: ("b",), 13: ("c",), 14: ("d",)}

@@ -12,9 +12,9 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from plurallm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from plurallm.config import ConfigError, load_config
+from plurallm.roles import Roles
 from plurallm.strategy import FederationError, Update, make_aggregator
 from plurallm.strategy.robust import krum_scores
-from plurallm.tasks import Roles
 
 GROUPS = tuple("abcdefgh")
 

@@ -12,22 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from plurallm.config import Config, ConfigError, FileData, config_dict, load_config
-from plurallm.survey import Answers, Question, Survey, SurveyError, read_survey
-from plurallm.synthetic import generate_survey
-from plurallm.tasks import (
+from plurallm.config import Config, ConfigError, FileData, cache_directory, config_dict, load_config
+from plurallm.roles import (
     Roles,
     assign_roles,
-    cache_directory,
     count_seen,
-    group_tasks,
     groups_of_node,
     is_unseen,
-    load_survey,
-    plan_nodes,
     questions_needed,
-    survey_table,
 )
+from plurallm.survey import Answers, Question, Survey, SurveyError, read_survey
+from plurallm.synthetic import generate_survey
+from plurallm.tasks import group_tasks, load_survey, plan_nodes, survey_table
 
 NAMES = [f"group {number:02}" for number in range(20)]
 

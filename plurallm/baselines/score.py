@@ -10,7 +10,8 @@ from plurallm.baselines.neighbours import neighbours
 from plurallm.baselines.plain import context_mean, uniform
 from plurallm.config import Config
 from plurallm.evaluation import Predictor, score_group, summarize
-from plurallm.tasks import GroupTask, Roles
+from plurallm.roles import Roles
+from plurallm.tasks import GroupTask
 
 ORACLES = ("mean", "mixture")
 """Baselines that on unseen questions use answers which training withholds."""

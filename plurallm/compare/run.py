@@ -27,13 +27,15 @@ from plurallm.config import (
     Config,
     ConfigError,
     WandbTracking,
+    cache_directory,
     changed_on_resume,
     config_dict,
     hydra_quote,
     load_config,
 )
 from plurallm.device import choose_device
-from plurallm.tasks import assign_roles, cache_directory, count_seen, load_survey, survey_table
+from plurallm.roles import assign_roles, count_seen
+from plurallm.tasks import load_survey, survey_table
 
 logger = logging.getLogger("plurallm")
 

@@ -12,16 +12,9 @@ from torch import Tensor
 from plurallm.config import Config, load_config
 from plurallm.device import choose_device
 from plurallm.model import PreferenceTransformer
+from plurallm.roles import Roles, assign_roles, count_seen
 from plurallm.survey import Survey
-from plurallm.tasks import (
-    GroupTask,
-    Roles,
-    assign_roles,
-    count_seen,
-    group_tasks,
-    load_survey,
-    survey_table,
-)
+from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from plurallm.config.compose import (
     typed_config,
 )
 from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
+from plurallm.config.directories import cache_directory, state_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.federation import FederationConfig
 from plurallm.config.learning import (
@@ -101,6 +102,7 @@ __all__ = [
     "WandbTracking",
     "WeightedStrategy",
     "absolute_overrides",
+    "cache_directory",
     "changed_on_resume",
     "config_dict",
     "config_digest",
@@ -110,5 +112,6 @@ __all__ = [
     "load_tool_config",
     "override_key",
     "split_overrides",
+    "state_directory",
     "typed_config",
 ]

@@ -17,8 +17,9 @@ from plurallm.config import (
     override_key,
 )
 from plurallm.node.settings import NodeSettings
+from plurallm.roles import Roles, count_seen, questions_needed
 from plurallm.survey import Survey, SurveyError
-from plurallm.tasks import Roles, count_seen, load_survey, questions_needed
+from plurallm.tasks import load_survey
 
 ALLOWED = (
     *("seed", "precision", "threads", "experiment"),

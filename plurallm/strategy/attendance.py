@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from flwr.serverapp import Grid
 
 from plurallm.config import Config
+from plurallm.roles import Roles
 from plurallm.strategy.members import (
     POLL_SECONDS,
     Node,
@@ -16,7 +17,6 @@ from plurallm.strategy.members import (
     objection,
 )
 from plurallm.strategy.roles import extend_roles
-from plurallm.tasks import Roles
 
 _ASK_SECONDS = 60.0  # for a new node's groups: the round waits meanwhile
 _ASK_AGAIN_ROUNDS = 5  # a node that was refused may have been mended

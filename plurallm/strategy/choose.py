@@ -13,11 +13,11 @@ from plurallm.config import (
     TrimmedMeanStrategy,
 )
 from plurallm.privacy import PrivacyLedger, central_epsilon
+from plurallm.roles import Roles
 from plurallm.strategy.aggregate import Aggregator, FedAdam, FedAvg, FedAvgM
 from plurallm.strategy.fair import Adaptive, Afl, QFedAvg, Term
 from plurallm.strategy.noisy import NoisyMean
 from plurallm.strategy.robust import Median, MultiKrum, TrimmedMean, least_groups, trimmed
-from plurallm.tasks import Roles
 
 _MEANS: Mapping[str, type[FedAvg]] = {
     "fedavg": FedAvg,

@@ -26,6 +26,7 @@ from flwr.serverapp.strategy import FedAvg
 from plurallm.checkpoint import Arrays
 from plurallm.config import Config, ConfigError, FairStrategy
 from plurallm.randomness import digest_fraction
+from plurallm.roles import Roles
 from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
 from plurallm.strategy.choose import groups_per_round
@@ -41,7 +42,6 @@ from plurallm.strategy.replies import (
     too_large,
 )
 from plurallm.strategy.report import FederationError, RoundReport, reasons
-from plurallm.tasks import Roles
 
 logger = logging.getLogger("plurallm")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Set
 
 from plurallm.config import Config, ConfigError, DataConfig
 from plurallm.randomness import digest_fraction
-from plurallm.tasks import Roles, assign_roles, population
+from plurallm.roles import Roles, assign_roles, population
 
 
 def assign_roles_of_nodes(
