@@ -27,10 +27,11 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from plurallm.client_app import LocalData, app, local_data
+from plurallm.client_app import app
 from plurallm.config import hydra_quote
 from plurallm.divergence import jensen_shannon_distance
 from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
+from plurallm.local_data import LocalData, local_data
 from plurallm.preferences import split_context
 from plurallm.randomness import generator
 from plurallm.roles import count_seen, groups_of_node

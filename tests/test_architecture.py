@@ -35,6 +35,7 @@ ORDER = (
     "tracking",
     "personal",
     "attack",
+    "local_data",
     "client_app",
     "server_app",
     "simulation",

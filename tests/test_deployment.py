@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 
 from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
-from plurallm.client_app import local_data
 from plurallm.config import ConfigError, load_config
+from plurallm.local_data import local_data
 from plurallm.node import ALLOWED, RefusalError, check_overrides, node_settings
 from plurallm.report import notes
 from plurallm.roles import Roles

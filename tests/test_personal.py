@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny import TINY
 
-from plurallm.client_app import LocalData
 from plurallm.config import load_config
+from plurallm.local_data import LocalData
 from plurallm.model import PreferenceTransformer
 from plurallm.personal import PersonalModels, train_personal
 from plurallm.tasks import group_tasks, load_survey, survey_table

@@ -1,0 +1,184 @@
+"""What a client process holds: the groups of its node, laid out once for all messages."""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, Context
+from torch import Tensor
+
+from plurallm.config import (
+    Config,
+    FileData,
+    RespondentPrivacy,
+    config_digest,
+    load_config,
+    split_overrides,
+    state_directory,
+)
+from plurallm.device import choose_device
+from plurallm.evaluation import (
+    GroupScore,
+    Predictor,
+    model_predictor,
+    score_group,
+    with_context_of,
+)
+from plurallm.model import PreferenceTransformer
+from plurallm.node import (
+    check_overrides,
+    node_settings,
+    own_config,
+    own_roles,
+    own_survey,
+)
+from plurallm.personal import PersonalModels
+from plurallm.privacy import protect_survey
+from plurallm.roles import Roles, assign_roles, count_seen, groups_of_node
+from plurallm.survey import Survey
+from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
+
+
+@dataclass
+class LocalData:
+    """What a client process holds, once, whatever the number of its groups.
+
+    Attributes
+    ----------
+    config : Config
+        The run's configuration; on a data holder's node with the node's own survey and device.
+    digest : str
+        Fingerprint of the run's configuration.
+    roles : Roles
+        Of all groups of the survey; on a data holder's node, what each may be asked.
+    seen_questions : dict of str to int
+        Seen questions of every group of the survey.
+    tasks : dict of str to GroupTask
+        Every group that takes part, as it is trained on and shown as context.
+    scored : dict of str to GroupTask
+        The same as it is scored against.
+    table_RD : Tensor of shape (R, D)
+        The embedding table, on the client's device.
+    model : PreferenceTransformer
+        Takes the weights of the message at hand.
+    """
+
+    config: Config
+    digest: str
+    roles: Roles
+    seen_questions: dict[str, int]
+    tasks: dict[str, GroupTask]
+    scored: dict[str, GroupTask]
+    table_RD: Tensor
+    model: PreferenceTransformer
+    _predictor: tuple[str, Predictor] | None = field(default=None, repr=False)
+
+    def receive(self, arrays: ArrayRecord) -> None:
+        """Put received weights into the model."""
+        self.model.load_state_dict(arrays.to_torch_state_dict())
+
+    def personal_models(self, run: str) -> PersonalModels:
+        """Where the groups' own models of a run are kept.
+
+        Raises
+        ------
+        ValueError
+            When the server's name for the run is not one that could only be a folder's.
+        """
+        if not re.fullmatch("[0-9a-f]{16}", run):
+            raise ValueError(f"the run's name {run!r} is not 16 hexadecimal digits")
+        folder = state_directory(self.config) / "personal" / run
+        return PersonalModels(folder, self.config.federation.checkpoint_every)
+
+    def score(self, group: str, predict: Predictor) -> GroupScore:
+        """Score one group."""
+        shown = with_context_of(self.tasks[group], predict)
+        return score_group(self.scored[group], shown, self.config)
+
+    def predictor(self, arrays: ArrayRecord) -> Predictor:
+        """Make the predictor of received weights, once for all nodes that receive the same."""
+        self.receive(arrays)
+        digest = hashlib.blake2b()
+        for array in arrays.values():
+            digest.update(array.data)
+        if self._predictor is None or self._predictor[0] != digest.hexdigest():
+            self._predictor = digest.hexdigest(), model_predictor(self.model, self.table_RD)
+        return self._predictor[1]
+
+
+def local_data(context: Context) -> LocalData:
+    """Load what the process needs.
+
+    A simulation's virtual nodes share what a process has loaded for the same run before; a data
+    holder's node has a new process for every message.
+
+    Raises
+    ------
+    RefusalError
+        When the run asks for what the node does not allow.
+    """
+    overrides = str(context.run_config["overrides"])
+    settings = node_settings(context.node_config)
+    if settings is not None:
+        check_overrides(split_overrides(overrides), settings)
+        run = _config(overrides)
+        config = own_config(run, settings)
+        survey = own_survey(config, settings)
+        return _lay_out(survey, own_roles(survey, config, settings), config, config_digest(run))
+    config = _config(overrides)
+    version = 0
+    path = config.data.path if isinstance(config.data, FileData) else None
+    if path is not None and Path(path).exists():
+        version = Path(path).stat().st_mtime_ns
+    return _load(overrides, version)
+
+
+@lru_cache(maxsize=8)
+def _config(overrides: str) -> Config:
+    """Compose once a process: it takes longer than a training step."""
+    return load_config(split_overrides(overrides), None)
+
+
+@lru_cache(maxsize=1)
+def _load(overrides: str, version: int) -> LocalData:
+    """`version` tells a survey file that was changed under its name."""
+    config = _config(overrides)
+    survey = load_survey(config.data)
+    roles = assign_roles(count_seen(survey, config), config)
+    return _lay_out(survey, roles, config, config_digest(config))
+
+
+def _lay_out(survey: Survey, roles: Roles, config: Config, digest: str) -> LocalData:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    table_RD = survey_table(survey, config).to(choose_device(config.device))
+    model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
+    scored = tasks = group_tasks(survey, roles.groups, config)
+    if isinstance(config.privacy, RespondentPrivacy):
+        folder = state_directory(config) / "respondent"
+        noised = protect_survey(survey, roles.groups, config.privacy, folder)
+        tasks = group_tasks(noised, roles.groups, config)
+        scored = scored if config.privacy.true_scores else tasks
+    return LocalData(
+        config,
+        digest,
+        roles,
+        count_seen(survey, config),
+        tasks,
+        scored,
+        table_RD,
+        model.to(table_RD.device, getattr(torch, config.precision)),
+    )
+
+
+def node_groups(local: LocalData, context: Context) -> tuple[str, ...]:
+    """Groups that the node hosts: its own, or its share of a simulation's groups."""
+    if "partition-id" not in context.node_config:
+        return local.roles.groups
+    partition, partitions = (
+        int(context.node_config[key]) for key in ("partition-id", "num-partitions")
+    )
+    return groups_of_node(local.roles, partition, partitions)
