@@ -348,3 +348,41 @@ def test_multikrum_stops_when_refusals_leave_too_few():
     rule = aggregator("strategy=multikrum", "strategy.attackers=2")
     with pytest.raises(FederationError, match=r"got 6 usable updates.*attackers=2 it needs 7"):
         aggregate(rule, *random_round(0, refused="ab"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "key", "values"),
+    [
+        ("strategy=fedprox", "strategy.mu", ("-1", "inf")),
+        ("strategy=fedavgm", "strategy.momentum", ("-0.1", "1")),
+        ("strategy=fedadam", "strategy.server_learning_rate", ("0", "inf")),
+        ("strategy=fedadam", "strategy.beta_1", ("-0.1", "1")),
+        ("strategy=fedyogi", "strategy.beta_2", ("-0.1", "1")),
+        ("strategy=fedyogi", "strategy.tau", ("0", "inf")),
+        ("strategy=qfedavg", "strategy.q", ("-1", "101")),
+        ("strategy=qfedavg", "strategy.lipschitz", ("-1", "inf")),
+        ("strategy=afl", "strategy.step_size", ("-1", "501")),
+        ("strategy=term", "strategy.tilt", ("-501", "501")),
+        ("strategy=adaptive", "strategy.temperature", ("0", "inf")),
+        ("strategy=adaptive", "strategy.decay", ("-0.1", "1")),
+        ("strategy=adaptive", "strategy.least_gap", ("-0.1", "1.1")),
+        ("strategy=trimmed_mean", "strategy.trim", ("0", "0.5")),
+        ("strategy=multikrum", "strategy.attackers", ("-1",)),
+        ("strategy=multikrum", "strategy.keep", ("0",)),
+        ("privacy=central", "privacy.noise_multiplier", ("0", "inf")),
+        ("privacy=central", "privacy.clipping_norm", ("0", "inf")),
+        ("privacy=central", "privacy.delta", ("0", "1")),
+        ("privacy=central", "privacy.max_epsilon", ("0",)),
+        ("privacy=respondent", "privacy.epsilon", ("0", "101")),
+        ("privacy=respondent", "privacy.delta", ("0", "1")),
+        ("privacy=respondent", "privacy.questions_per_respondent", ("0",)),
+        ("privacy=respondent", "privacy.respondents", ("0",)),
+        ("personal=ditto", "personal.mu", ("-1", "inf")),
+        ("attack=scaled attack.groups=[a]", "attack.factor", ("nan", "inf")),
+        ("attack=shuffled", "attack.groups", ("[]",)),
+    ],
+)
+def test_a_value_out_of_range_names_its_key(choice, key, values):
+    for value in values:
+        with pytest.raises(ConfigError, match=rf"^{key} must be"):
+            load_config([*choice.split(), f"{key}={value}"], None)
