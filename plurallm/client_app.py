@@ -139,8 +139,9 @@ def local_data(context: Context) -> LocalData:
     overrides = str(context.run_config["overrides"])
     config = _config(overrides)
     version = 0
-    if isinstance(config.data, FileData) and Path(config.data.path).exists():
-        version = Path(config.data.path).stat().st_mtime_ns
+    path = config.data.path if isinstance(config.data, FileData) else None
+    if path is not None and Path(path).exists():
+        version = Path(path).stat().st_mtime_ns
     return _load(overrides, version)
 
 

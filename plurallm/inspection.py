@@ -188,7 +188,7 @@ def _overlap_table(found: Overlap) -> Table:
     for heading in ("at least so many groups", "questions", "share"):
         table.add_column(heading, justify="right")
     everyone = len(found.groups)
-    for least in sorted({1, 2, 3, 5, 10, (everyone + 1) // 2, everyone}):
+    for least in sorted({2, 3, 5, 10, (everyone + 1) // 2, everyone}):
         if least <= everyone:
             count = int((found.groups_N >= least).sum())
             table.add_row(str(least), str(count), f"{count / len(found.groups_N):.0%}")

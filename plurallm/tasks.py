@@ -22,7 +22,13 @@ from plurallm.config import (
 from plurallm.embedding import distinct_pairs, embedding_table, question_pairs
 from plurallm.preferences import Preferences
 from plurallm.randomness import digest_fraction
-from plurallm.survey import Survey, drop_questions, read_survey, with_ordinals
+from plurallm.survey import (
+    Survey,
+    download_globalopinionqa,
+    drop_questions,
+    read_survey,
+    with_ordinals,
+)
 from plurallm.synthetic import generate_survey
 
 logger = logging.getLogger("plurallm")
@@ -87,7 +93,7 @@ def load_survey(config: DataConfig) -> Survey:
     Raises
     ------
     SurveyError
-        Naming file, row and reason.
+        Naming file, row and reason; or that there is no file and none could be downloaded.
     ConfigError
         When no question can be scored by the distance.
     """
@@ -97,7 +103,8 @@ def load_survey(config: DataConfig) -> Survey:
         )
     else:
         assert isinstance(config, FileData)
-        survey = read_survey(Path(config.path), config.source)
+        path = download_globalopinionqa() if config.path is None else Path(config.path)
+        survey = read_survey(path, config.source)
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         survey = with_ordinals(survey, Path(config.ordinals))
     return _ordered_questions(survey) if config.distance == "wasserstein" else survey

@@ -330,6 +330,14 @@ def test_a_label_is_of_one_population() -> None:
         load_config(["data.populations=[[North,South],[North]]"], None)
 
 
+def test_only_globalopinionqa_does_without_a_path() -> None:
+    assert load_config(["data=globalopinionqa"], None).data.path is None
+    for source in ("custom", "opinionqa"):
+        for path in ([], ["data.path=null"]):
+            with pytest.raises(ConfigError, match=r"^data\.path has no value: give data\.path"):
+                load_config([f"data={source}", *path], None)
+
+
 def test_all_replaces_a_list_of_groups_and_a_list_replaces_all() -> None:
     opinions = ["data=opinionqa", "data.path=/a.csv"]
     assert "Muslim" in load_config(opinions, None).data.groups

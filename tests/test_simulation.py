@@ -95,7 +95,8 @@ def test_a_run_leaves_the_folder_that_others_rely_on(tmp_path):
         )
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["cells"] == rounds[-1]["cells"]
-    assert set(summary["baselines"]) == {"uniform", "context_mean", "mean"}
+    baselines = {"uniform", "context_mean", "mean", "mixture", "neighbours"}
+    assert set(summary["baselines"]) == baselines
     assert summary["seed"] == 1
     assert {"plurallm", "flwr", "torch", "python"} <= set(summary["versions"])
     assert summary["devices"]["clients"].endswith("cpu") or "cuda" in summary["devices"]["clients"]

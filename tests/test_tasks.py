@@ -1,6 +1,7 @@
 """Roles of groups, the split of the questions, and a group's answers as tensors."""
 
 import math
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -228,6 +229,37 @@ def test_a_group_needs_questions_for_training_and_for_scoring(
         evaluation=replace(default.evaluation, context_questions=evaluation),
     )
     assert questions_needed(config) == needed
+
+
+def test_all_countries_keep_the_held_out_ones_out_of_training() -> None:
+    project = Path(__file__).resolve().parent.parent
+    folder = project / os.environ.get("PLURALLM_TEST_DATA", "../shared/data")
+    path = (folder / "globalopinionqa" / "global_opinions_dev.csv.gz").resolve()
+    if not path.is_file():
+        pytest.skip(f"no {path}: set PLURALLM_TEST_DATA to the folder of the test data")
+    overrides = ["data=globalopinionqa", "data.groups=all", f"data.path={path}"]
+    survey = load_survey(load_config(overrides, None).data)
+    for seed in range(5):
+        config = load_config([*overrides, f"seed={seed}"], None)
+        data = config.data
+        # Every label that the rules rely on is one of the file.
+        assert {name for names in data.populations for name in names} <= set(survey.answers)
+        roles = assign_roles(count_seen(survey, config), config)
+        assert roles.train[:8] == tuple(data.train_groups)
+        assert roles.held_out[:6] == tuple(data.held_out_groups)
+        assert len(roles.groups) + len(roles.dropped) == 134
+        # A third of the labels, and at most the other labels of the last country drawn.
+        third = len(roles.groups) / 3
+        assert third - 1 < len(roles.held_out) < third + 3
+        assert {"China (Non-national sample)", "Hong Kong SAR", "Macau SAR"} < set(roles.held_out)
+        assert "Brazil (Non-national sample)" in roles.held_out
+        assert {"Puerto Rico", "India (Old national sample)"} < set(roles.train)
+        same = {name: names[0] for names in data.populations for name in names}
+        trained, held = (
+            {same.get(name, name) for label in part for name in [label.partition(" (")[0]]}
+            for part in (roles.train, roles.held_out)
+        )
+        assert not trained & held
 
 
 @pytest.mark.parametrize("nodes", range(1, 9))

@@ -134,16 +134,8 @@ def test_examples_are_the_seen_questions_and_losses_one_a_step(local):
 def test_unseen_questions_are_never_trained_on(local):
     config, tasks, table, model = local
     task = next(iter(tasks.values()))
-    poisoned = type(task)(
-        task.name,
-        task.seen,
-        type(task.unseen)(
-            task.unseen.question_Q,
-            task.unseen.row_QO,
-            torch.full_like(task.unseen.share_QO, torch.nan),
-            task.unseen.mask_QO,
-        ),
-    )
+    nothing = torch.full_like(task.unseen.share_QO, torch.nan)
+    poisoned = replace(task, unseen=replace(task.unseen, share_QO=nothing))
     assert all(map(math.isfinite, train_group(model, poisoned, table, config, 1).losses))
 
 

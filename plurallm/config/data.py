@@ -81,9 +81,14 @@ class SyntheticData(DataConfig):
 
 @dataclass
 class FileData(DataConfig):
-    """A survey file."""
+    """A survey file; GlobalOpinionQA is downloaded where no path is given."""
 
-    path: str
+    path: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.path is None and self.source != "globalopinionqa":
+            raise ConfigError("data.path has no value: give data.path=...")
 
 
 @dataclass

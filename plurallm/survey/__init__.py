@@ -1,5 +1,6 @@
 """Surveys: questions, how the groups answered them, and the files that hold both."""
 
+from plurallm.survey.hub import download_globalopinionqa
 from plurallm.survey.opinionqa import with_ordinals
 from plurallm.survey.read import FORMATS, read_survey
 from plurallm.survey.table import SurveyError
@@ -11,6 +12,7 @@ __all__ = [
     "Question",
     "Survey",
     "SurveyError",
+    "download_globalopinionqa",
     "drop_questions",
     "read_survey",
     "with_ordinals",
