@@ -15,10 +15,13 @@ from rich.logging import RichHandler
 
 from plurallm.config import (
     ConfigError,
+    ExportConfig,
+    ServeConfig,
     absolute_overrides,
     config_directory,
     hydra_quote,
     load_config,
+    load_tool_config,
 )
 
 USAGE = """usage: plurallm VERB [overrides]
@@ -27,6 +30,8 @@ verbs:
   train              train a federation in this process, without Ray, and print its result
   compare            compare federated, central and local training with baselines, over seeds
   check-data FILE    say what is in a survey file, data=custom unless data=... is given
+  export RUN FOLDER  write a run's model as a self-contained reward bundle
+  serve BUNDLE       answer HTTP requests with a reward bundle
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
 `plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
@@ -39,6 +44,9 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
+    if arguments[0] in TOOLS:
+        _run_tool(arguments[0], arguments[1:])
+        return
     if arguments[0] not in VERBS:
         print(f"plurallm: unknown verb {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         sys.exit(2)
@@ -109,6 +117,29 @@ def check_data(overrides: Sequence[str]) -> None:
     print_inspection(load_config(overrides, None), wide_console())
 
 
+def export(overrides: Sequence[str]) -> None:
+    """Write a run's model as a reward bundle."""
+    from plurallm.reward.export import export_bundle
+
+    config = load_tool_config("export", overrides, ExportConfig)
+    model = export_bundle(config)
+    released = ", ".join(model.groups) or "no group's"
+    print(f"The reward bundle: {config.folder}, with the context of {released}")
+
+
+def serve(overrides: Sequence[str]) -> None:
+    """Answer HTTP requests with a reward bundle until SIGINT or SIGTERM."""
+    from plurallm.serving import run_server
+
+    run_server(load_tool_config("serve", overrides, ServeConfig))
+
+
+TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
+    "export": (export, ("run", "folder")),
+    "serve": (serve, ("bundle",)),
+}
+"""Verbs with a file of their own in ``conf/``, and its keys that may stand without a name."""
+
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "compare": compare,
@@ -145,6 +176,19 @@ def new_run_folder(parent: Path, prefix: str = "") -> Path:
             continue
         return folder.resolve()
     raise FileExistsError(f"{parent} already holds a thousand runs of this second")
+
+
+def _run_tool(name: str, arguments: Sequence[str]) -> None:
+    """Run a verb that has a configuration file of its own; its ``--help`` is that file."""
+    tool, positional = TOOLS[name]
+    if {"-h", "--help"} & set(arguments):
+        print((config_directory() / f"{name}.yaml").read_text(encoding="utf-8"), end="")
+        return
+    values = [argument for argument in arguments if "=" not in argument]
+    if len(values) > len(positional):
+        _fail(ValueError(f"{values[-1]!r} is one value too many: see plurallm {name} --help"), 2)
+    named = [f"{key}={hydra_quote(value)}" for key, value in zip(positional, values, strict=False)]
+    _report_errors(tool, [*named, *(argument for argument in arguments if "=" in argument)])
 
 
 def _name_path(verb: str, arguments: list[str]) -> list[str]:

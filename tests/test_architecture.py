@@ -35,6 +35,8 @@ ORDER = (
     "simulation",
     "compare",
     "report",
+    "reward",
+    "serving",
     "cli",
 )
 """A module, or a package, imports only what stands above it."""

@@ -6,6 +6,7 @@ from plurallm.config.compose import (
     config_directory,
     hydra_quote,
     load_config,
+    load_tool_config,
     split_overrides,
     typed_config,
 )
@@ -23,6 +24,7 @@ from plurallm.config.learning import (
     TableEmbedding,
     TrainingConfig,
 )
+from plurallm.config.reward import ExportConfig, ServeConfig
 from plurallm.config.types import (
     CompareConfig,
     Config,
@@ -39,6 +41,7 @@ __all__ = [
     "DataConfig",
     "EmbeddingConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "FederationConfig",
     "FileData",
     "GaussianTraining",
@@ -47,6 +50,7 @@ __all__ = [
     "ModelConfig",
     "OpinionQAData",
     "SentenceTransformerEmbedding",
+    "ServeConfig",
     "StrategyConfig",
     "SyntheticData",
     "TableEmbedding",
@@ -60,6 +64,7 @@ __all__ = [
     "config_directory",
     "hydra_quote",
     "load_config",
+    "load_tool_config",
     "split_overrides",
     "typed_config",
 ]

@@ -6,6 +6,7 @@ import shlex
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -18,6 +19,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from plurallm.config.compare import flatten
 from plurallm.config.error import ConfigError
 from plurallm.config.types import VARIANTS, Config
+
+Tool = TypeVar("Tool")
 
 PATH_KEYS = (
     "data.path",
@@ -66,6 +69,33 @@ def load_config(overrides: Sequence[str], base_dir: Path | None) -> Config:
     return typed_config(_compose(absolute_overrides(overrides, base_dir)))
 
 
+def load_tool_config(name: str, overrides: Sequence[str], schema: type[Tool]) -> Tool:
+    """Compose the configuration of a verb that trains nothing: one file of ``conf/``.
+
+    Parameters
+    ----------
+    name : str
+        The file, for example ``"serve"``.
+    overrides : sequence of str
+        Hydra overrides of its keys.
+    schema : type
+        Its type.
+
+    Returns
+    -------
+    Tool
+        The checked configuration.
+
+    Raises
+    ------
+    ConfigError
+        As for ``load_config``.
+    """
+    config = _to_object(OmegaConf.structured(schema), _compose(list(overrides), name))
+    assert isinstance(config, schema)
+    return config
+
+
 def typed_config(composed: DictConfig) -> Config:
     """Check a composed tree against the types above.
 
@@ -82,8 +112,14 @@ def typed_config(composed: DictConfig) -> Config:
                 f"{name}.{field} must be one of {', '.join(variants)}, but is {choice!r}"
             )
         schema[name] = OmegaConf.structured(variants[choice])
+    config = _to_object(schema, composed)
+    assert isinstance(config, Config)
+    return config
+
+
+def _to_object(schema: DictConfig, composed: DictConfig) -> object:
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(schema, composed))
+        return OmegaConf.to_object(OmegaConf.merge(schema, composed))
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key} has no value: give {key}=...") from error
@@ -92,8 +128,6 @@ def typed_config(composed: DictConfig) -> Config:
         if "is not a ListConfig" in reason:
             reason = "it must be a list, such as [A,B]"
         raise ConfigError(f"{error.full_key or 'configuration'}: {reason}") from error
-    assert isinstance(config, Config)
-    return config
 
 
 def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[str]:
@@ -152,7 +186,7 @@ def split_overrides(text: str) -> list[str]:
         raise ConfigError(f"overrides {text!r} cannot be split: {error}") from error
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: list[str], name: str = "config") -> DictConfig:
     directory = str(config_directory())
     with _HYDRA_LOCK:
         # Inside a Hydra application (`plurallm VERB`) the global state is taken: lend it.
@@ -160,9 +194,9 @@ def _compose(overrides: list[str]) -> DictConfig:
         GlobalHydra.instance().hydra = None
         try:
             with initialize_config_dir(directory, version_base="1.3"):
-                return compose("config", overrides=overrides)
+                return compose(name, overrides=overrides)
         except HydraException as error:
-            raise ConfigError(_explain(error)) from error
+            raise ConfigError(_explain(error, name)) from error
         except (ValueError, OmegaConfBaseException) as error:
             raise ConfigError(f"overrides {overrides}: {_first_line(error)}") from error
         finally:
@@ -197,13 +231,13 @@ def _absolute(key: str, value: str, base_dir: Path | None) -> str:
     return str(path if path.is_absolute() else Path(base_dir or "/", path))
 
 
-def _explain(error: HydraException) -> str:
+def _explain(error: HydraException, name: str) -> str:
     """Say in one line what Hydra objects to; an unknown key gets the nearest known one."""
     unknown = re.search(r"Could not (?:override|append to config|find) '([\w.]+)'", str(error))
     if unknown is None or "Available options" in str(error):
         text = str(error).partition("Config search path")[0]
         return " ".join(line.strip() for line in text.splitlines() if line.strip())
-    key, known = unknown[1], _known_keys()
+    key, known = unknown[1], _known_keys(name)
     if key in known:
         return f"{key} is not a key of the chosen files of conf/: it belongs to {known[key]}"
     near = difflib.get_close_matches(key, known, n=1)
@@ -211,11 +245,12 @@ def _explain(error: HydraException) -> str:
     return f"{key} is not a key of the configuration{hint}"
 
 
-def _known_keys() -> dict[str, str]:
-    """Every key of every file of the tree, with the choices that have it: ``data=custom``."""
+def _known_keys(name: str) -> dict[str, str]:
+    """Every key of a configuration's files, with the choices that have it: ``data=custom``."""
     directory = config_directory()
     keys: dict[str, list[str]] = {}
-    for file in sorted(directory.glob("**/*.yaml")):
+    groups = directory.glob("*/*.yaml") if name == "config" else ()
+    for file in sorted([directory / f"{name}.yaml", *groups]):
         group = file.parent.relative_to(directory).as_posix()
         prefix = "" if group == "." else f"{group}."
         tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}

@@ -1,0 +1,111 @@
+"""The model card of a bundle."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plurallm.reward.model import PreferenceRewardModel
+
+CELLS = {
+    "train_groups.seen_questions": "training groups, seen questions",
+    "train_groups.unseen_questions": "training groups, unseen questions",
+    "held_out_groups.seen_questions": "unseen groups, seen questions",
+    "held_out_groups.unseen_questions": "unseen groups, unseen questions",
+}
+
+
+def model_card(data: Any, model: "PreferenceRewardModel") -> str:
+    """Write the card of a reward model.
+
+    Parameters
+    ----------
+    data : ModelCardData
+        Its metadata block.
+    model : PreferenceRewardModel
+        What is described.
+
+    Returns
+    -------
+    str
+        Markdown with the metadata in front.
+    """
+    facts = model.provenance
+    scores = "\n".join(_score_row(name, cell) for name, cell in facts.get("cells", {}).items())
+    released = "\n".join(
+        f"- {group}: {len(context)} answered questions" for group, context in model.contexts.items()
+    )
+    return _CARD.format(
+        data=data.to_yaml(),
+        embedder=", ".join(f"{key} {value}" for key, value in vars(model.embedding).items()),
+        width=model.embedding_width,
+        weights=sum(weight.numel() for weight in model.parameters()),
+        released=released or "None: give a context with each call.",
+        trained=", ".join(facts.get("train_groups", [])) or "not recorded",
+        held_out=", ".join(facts.get("held_out_groups", [])) or "none",
+        rounds=facts.get("round", "not recorded"),
+        seed=facts.get("seed", "not recorded"),
+        loss=facts.get("loss", "not recorded"),
+        source=facts.get("model", "not recorded"),
+        scores=scores or "| not recorded | | |",
+        versions=", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items())
+        or "not recorded",
+    )
+
+
+def _score_row(name: str, cell: dict[str, float]) -> str:
+    return (
+        f"| {CELLS.get(name, name)} | {cell['alignment']:.3f} | {cell['alignment_e']:.3f} "
+        f"| {cell['worst']:.3f} |"
+    )
+
+
+_CARD = """---
+{data}
+---
+
+# A preference reward model
+
+It predicts how a group of people answers a survey question, from about 20 questions that the group
+has answered before, and so rewards what a language model writes: an option, a distribution over
+the options, or a ranking. Trained with [PluralLLM](https://arxiv.org/abs/2503.09925)'s method, a
+[GPO](https://arxiv.org/abs/2310.11523) transformer averaged over groups, whose answers stay with
+them.
+
+```python
+from plurallm.reward import PreferenceRewardModel, read_context
+
+model = PreferenceRewardModel.from_pretrained("THIS FOLDER OR REPOSITORY")
+context = read_context("answers.csv")  # of a new group: no training
+model.predict("Is the economy doing well?", ["Yes", "No"], context)
+```
+
+## What is in it
+
+- Weights: {weights:,} numbers in `model.safetensors`.
+- Embedder of the texts: {embedder}; vectors of width {width}.
+- Released contexts, which hold answers of the group in plain form:
+
+{released}
+
+## Where it comes from
+
+Weights `{source}` after round {rounds}, loss `{loss}`, seed {seed}. Training groups: {trained}.
+Unseen groups: {held_out}. Versions: {versions}.
+
+## Scores
+
+Alignment score: the mean over questions of 1 - Jensen-Shannon distance between predicted and true
+answers, from 20 context questions or as many as the run's configuration says.
+
+| groups and questions | base 2 | base e | worst group, base 2 |
+|---|---|---|---|
+{scores}
+
+## Limits
+
+- It predicts shares of a question's options. A reward for free text (`raw_mean`) is outside what it
+  was trained on.
+- The uncertainty comes from cross-validation on the group's own context. On questions that no
+  group was trained on errors are larger than on a context of questions that some were.
+- A predicted share is no statement about any person, and a high alignment score is no promise about
+  a policy that is trained against it.
+"""

@@ -1,0 +1,128 @@
+"""From a run's folder to a reward bundle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from plurallm.config import Config, ExportConfig, typed_config
+from plurallm.preferences import split_context
+from plurallm.randomness import generator
+from plurallm.reward.context import Context, context_to_json, survey_context
+from plurallm.reward.model import PreferenceRewardModel
+from plurallm.survey import read_survey
+from plurallm.tasks import group_tasks, load_survey
+
+
+def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
+    """Write a run's model as a self-contained reward bundle.
+
+    Parameters
+    ----------
+    export : ExportConfig
+        Run, folder, which of its models, and the groups whose context is released.
+
+    Returns
+    -------
+    PreferenceRewardModel
+        As written to the folder, with its model card.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder of the run holds no such model.
+    FileExistsError
+        When the bundle's folder is not empty.
+    ValueError
+        For a group that the survey does not have, or that has too few questions.
+    """
+    run, folder = Path(export.run), Path(export.folder)
+    weights = run / export.model / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{run} is not the folder of a finished run: {weights} is missing")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose another folder")
+    description = json.loads(weights.with_name("config.json").read_text(encoding="utf-8"))
+    config = typed_config(
+        OmegaConf.create(yaml.safe_load((run / "config.yaml").read_text("utf-8")))
+    )
+    contexts = release_contexts(export, config)
+    model = PreferenceRewardModel(
+        model=description["model"],
+        embedding=description["embedding"],
+        embedding_width=description["embedding_width"],
+        precision=description["precision"],
+        contexts={group: context_to_json(context) for group, context in contexts.items()},
+        provenance=_provenance(run, export, config, description["round"]),
+    )
+    model.network.load_state_dict(load_file(weights))
+    model.eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]:
+    """Take the context of the groups that are named, and of no other.
+
+    It is the context that the run's evaluation uses: seen questions, drawn by the run's seed.
+
+    Parameters
+    ----------
+    export : ExportConfig
+        Names, and where their answers lie.
+    config : Config
+        The run's configuration.
+
+    Returns
+    -------
+    dict of str to Context
+        By group.
+    """
+    if not export.release_context:
+        return {}
+    if export.survey is None:
+        survey = load_survey(config.data)
+    else:
+        survey = read_survey(Path(export.survey), export.layout)
+    for group in export.release_context:
+        if group not in survey.answers:
+            raise ValueError(
+                f"{survey.source} has no group {group!r}, whose context is to be released"
+            )
+    tasks = group_tasks(survey, export.release_context, config)
+    wanted = export.context_questions or config.evaluation.context_questions
+    contexts = {}
+    for group, task in tasks.items():
+        if len(task.seen) < wanted:
+            raise ValueError(
+                f"group {group!r} has {len(task.seen)} seen questions, fewer than the {wanted} "
+                "of a context: lower context_questions"
+            )
+        draws = generator(config.seed, "evaluation", group, 0)
+        context, _ = split_context(task.seen, wanted, draws)
+        contexts[group] = survey_context(survey, group, context.question_Q.tolist())
+    return contexts
+
+
+def _provenance(
+    run: Path, export: ExportConfig, config: Config, round_number: int
+) -> dict[str, Any]:
+    """Where the weights come from and how they scored; names of groups, but no answer."""
+    facts: dict[str, Any] = {
+        "model": export.model,
+        "round": round_number,
+        "seed": config.seed,
+        "loss": config.training.loss,
+    }
+    with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
+        for line in map(json.loads, lines):
+            if line["round"] == round_number and "cells" in line:
+                facts |= {"cells": line["cells"], "groups": line["groups"]}
+    summary = run / "summary.json"
+    if summary.is_file():
+        whole = json.loads(summary.read_text(encoding="utf-8"))
+        facts |= {key: whole[key] for key in ("train_groups", "held_out_groups", "versions")}
+    return facts
