@@ -8,7 +8,8 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 from plurallm.reward.context import AnsweredQuestion, Context, read_context, survey_context
-from plurallm.reward.model import Forecast, PreferenceRewardModel, Query
+from plurallm.reward.forecast import Forecast, Query
+from plurallm.reward.model import PreferenceRewardModel
 from plurallm.reward.scorer import Item, Score, Scorer
 
 __all__ = [

@@ -52,6 +52,9 @@ class AnsweredQuestion:
 Context = tuple[AnsweredQuestion, ...]
 """A group's answered questions: all that a reward model knows of it."""
 
+Group = str | Context
+"""A group that a bundle holds a context of, by name, or a context."""
+
 
 def survey_context(survey: Survey, group: str, positions: Sequence[int] | None = None) -> Context:
     """Take a group's answers from a survey.

@@ -12,7 +12,9 @@ from torch import Tensor
 from plurallm.reward.aggregate import AGGREGATES
 from plurallm.reward.agreement import MEASURES, RAW_MEAN
 from plurallm.reward.answer import Values
-from plurallm.reward.model import Group, PreferenceRewardModel, Query
+from plurallm.reward.context import Group
+from plurallm.reward.forecast import Query
+from plurallm.reward.model import PreferenceRewardModel
 
 
 @dataclass(frozen=True)
