@@ -24,7 +24,7 @@ from plurallm.config.learning import (
     TableEmbedding,
     TrainingConfig,
 )
-from plurallm.config.reward import ExportConfig, ServeConfig
+from plurallm.config.reward import LIMITS, ExportConfig, ServeConfig
 from plurallm.config.types import (
     CompareConfig,
     Config,
@@ -34,6 +34,7 @@ from plurallm.config.types import (
 )
 
 __all__ = [
+    "LIMITS",
     "CausalLMEmbedding",
     "CompareConfig",
     "Config",

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from plurallm.config.error import require
 
+LIMITS = ("max_body_bytes", "max_items", "max_options", "max_context_options", "max_concurrency")
+"""Keys of ``ServeConfig`` that bound what a request may ask for."""
+
 
 @dataclass
 class ExportConfig:
@@ -54,7 +57,8 @@ class ServeConfig:
     allow_insecure: bool
     max_body_bytes: int
     max_items: int
-    max_points: int
+    max_options: int
+    max_context_options: int
     max_concurrency: int
     body_timeout: float
     shutdown_timeout: int
@@ -62,7 +66,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         require(0 <= self.port < 65536, "port", self.port, "0..65535")
         require(self.threads is None or self.threads >= 1, "threads", self.threads, ">= 1 or null")
-        for key in ("max_body_bytes", "max_items", "max_points", "max_concurrency"):
+        for key in LIMITS:
             require(getattr(self, key) >= 1, key, getattr(self, key), ">= 1")
         for key in ("body_timeout", "shutdown_timeout"):
             require(getattr(self, key) > 0, key, getattr(self, key), "> 0")

@@ -3,6 +3,7 @@
 Dimension letters: ``N`` answers, ``G`` groups, ``O`` options (padded).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -138,8 +139,12 @@ class Scorer:
                 f"question {item.question[:60]!r} has {len(item.options)} options "
                 f"but {len(item.ordinal)} ordinal values"
             )
-        if item.ordinal is not None and len(set(item.ordinal)) < 2:
-            raise ValueError(f"question {item.question[:60]!r} has no two different ordinal values")
+        if item.ordinal is not None and not (
+            all(map(math.isfinite, item.ordinal)) and len(set(item.ordinal)) > 1
+        ):
+            raise ValueError(
+                f"question {item.question[:60]!r} needs finite ordinal values, not all the same"
+            )
 
     def score(self, items: Sequence[Item]) -> list[Score]:
         """Reward some answers in one pass.

@@ -1,0 +1,73 @@
+"""veRL: ``custom_reward_function.path=.../plurallm/reward/verl.py``.
+
+``custom_reward_function.reward_kwargs`` names the bundle and may set what a ``Scorer`` takes::
+
+    custom_reward_function.reward_kwargs.bundle=/path/to/bundle
+    custom_reward_function.reward_kwargs.measure=kendall
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from plurallm.reward import Item, PreferenceRewardModel, Scorer
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    bundle: str,
+    **settings: Any,
+) -> dict[str, float]:
+    """Reward one response.
+
+    Parameters
+    ----------
+    data_source : str
+        Not used.
+    solution_str : str
+        The response.
+    ground_truth : object
+        Not used.
+    extra_info : mapping
+        Of the data row: ``question``, ``options``, and optionally ``group`` and ``ordinal``.
+    bundle : str
+        Folder or repository of the reward model; loaded once a process.
+    **settings
+        Of the ``Scorer``: ``measure``, ``over_groups``, ``alpha``, ``unparsable``.
+
+    Returns
+    -------
+    dict of str to float
+        ``score``, ``parsed`` (0 or 1) and ``reward/GROUP`` for each group, which veRL logs.
+
+    Raises
+    ------
+    ValueError
+        When the row has no question or options.
+    """
+    row = extra_info or {}
+    if "question" not in row or "options" not in row:
+        raise ValueError(
+            f"the row of {data_source!r} needs question and options in extra_info; "
+            f"it has {', '.join(row) or 'nothing'}"
+        )
+    ordinal = row.get("ordinal")
+    item = Item(
+        solution_str,
+        row["question"],
+        tuple(row["options"]),
+        row.get("group") or None,
+        None if ordinal is None else tuple(ordinal),
+    )
+    (score,) = _scorer(bundle, **settings).score([item])
+    by_group = {f"reward/{name}": reward for name, reward in score.by_group.items()}
+    return {"score": score.reward, "parsed": float(score.parsed), **by_group}
+
+
+@lru_cache
+def _scorer(bundle: str, **settings: Any) -> Scorer:
+    return Scorer(PreferenceRewardModel.from_pretrained(bundle), **settings)
