@@ -14,16 +14,14 @@ class ExportConfig:
 
     run: str
     folder: str
-    model: str
+    weights: str
     release_context: list[str]
     context_questions: int | None
     survey: str | None
     layout: str
 
     def __post_init__(self) -> None:
-        require(
-            self.model in ("model", "model-best"), "model", self.model, "'model' or 'model-best'"
-        )
+        require(self.weights in ("last", "best"), "weights", self.weights, "'last' or 'best'")
         require(
             self.context_questions is None or self.context_questions >= 1,
             "context_questions",

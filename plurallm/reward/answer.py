@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 Values = tuple[float, ...]
 """One number for each option."""
 
-SUM_TOLERANCE = 0.01
-"""How far written shares may be from a sum of 1."""
+SUM_TOLERANCE = 0.01 + 1e-9
+"""How far written shares may be from a sum of 1: three times 33 % is near enough."""
 
 _LETTER_BEFORE_TEXT = re.compile(r"\(?([A-Za-z])[.):]\s+(.+)", re.DOTALL)
 _LETTER = re.compile(r"\(?([A-Za-z])[.):]?")

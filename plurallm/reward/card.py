@@ -44,7 +44,7 @@ def model_card(data: Any, model: "PreferenceRewardModel") -> str:
         rounds=facts.get("round", "not recorded"),
         seed=facts.get("seed", "not recorded"),
         loss=facts.get("loss", "not recorded"),
-        source=facts.get("model", "not recorded"),
+        source=facts.get("weights", "not recorded"),
         scores=scores or "| not recorded | | |",
         versions=", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items())
         or "not recorded",
@@ -88,7 +88,7 @@ model.predict("Is the economy doing well?", ["Yes", "No"], context)
 
 ## Where it comes from
 
-Weights `{source}` after round {rounds}, loss `{loss}`, seed {seed}. Training groups: {trained}.
+Weights: the {source} ones, after round {rounds}, loss `{loss}`, seed {seed}. Training groups: {trained}.
 Unseen groups: {held_out}. Versions: {versions}.
 
 ## Scores

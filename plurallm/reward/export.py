@@ -16,6 +16,8 @@ from plurallm.reward.model import PreferenceRewardModel
 from plurallm.survey import read_survey
 from plurallm.tasks import group_tasks, load_survey
 
+_FOLDERS = {"last": "model", "best": "model-best"}
+
 
 def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
     """Write a run's model as a self-contained reward bundle.
@@ -40,7 +42,7 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
         For a group that the survey does not have, or that has too few questions.
     """
     run, folder = Path(export.run), Path(export.folder)
-    weights = run / export.model / "model.safetensors"
+    weights = run / _FOLDERS[export.weights] / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"{run} is not the folder of a finished run: {weights} is missing")
     if folder.exists() and any(folder.iterdir()):
@@ -112,7 +114,7 @@ def _provenance(
 ) -> dict[str, Any]:
     """Where the weights come from and how they scored; names of groups, but no answer."""
     facts: dict[str, Any] = {
-        "model": export.model,
+        "weights": export.weights,
         "round": round_number,
         "seed": config.seed,
         "loss": config.training.loss,

@@ -1,0 +1,190 @@
+"""Adapters: the shapes that RLHF tools send, and scores equal to the core's."""
+
+import importlib.util
+import json
+
+import pytest
+from bundle import GROUPS, export_tiny, train_tiny
+
+from plurallm.reward import Item, PreferenceRewardModel, Scorer, openrlhf, verl
+from plurallm.reward.prompt import TASKS, prompt_rows
+from plurallm.reward.trl import trl_reward
+from plurallm.synthetic import generate_survey
+
+QUESTION, OPTIONS = "Should taxes rise?", ["Yes", "No", "Unsure"]
+COMPLETIONS = ["[0.2, 0.5, 0.3]", "A: 60%\nB: 30%\nC: 10%", "I do not know."]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward")
+    return export_tiny(train_tiny(folder), folder / "bundle")
+
+
+@pytest.fixture
+def scorer(bundle):
+    return Scorer(PreferenceRewardModel.from_pretrained(bundle))
+
+
+def core(scorer, group):
+    return scorer.score([Item(text, QUESTION, tuple(OPTIONS), group) for text in COMPLETIONS])
+
+
+def rewards(scores):
+    return [score.reward for score in scores]
+
+
+# TRL
+
+
+@pytest.mark.parametrize("group", [None, *GROUPS])
+def test_trl_gets_the_cores_rewards(scorer, group):
+    logged = {}
+    reward = trl_reward(scorer)
+    result = reward(
+        prompts=["..."] * 3,
+        completions=COMPLETIONS,
+        completion_ids=[[1]] * 3,
+        question=[QUESTION] * 3,
+        options=[OPTIONS] * 3,
+        group=[group] * 3,
+        trainer_state=None,
+        log_extra=None,
+        log_metric=logged.__setitem__,
+    )
+    scores = core(scorer, group)
+    assert result == rewards(scores)
+    assert reward.__name__ == "plurallm_jensen_shannon"
+    names = GROUPS if group is None else [group]
+    means = {
+        f"reward/{name}": sum(score.by_group.get(name, 0.0) for score in scores) / 3
+        for name in names
+    }
+    assert logged == pytest.approx({"reward/parsed": 2 / 3, **means})
+
+
+def test_trl_conversations_are_read_by_their_last_message(scorer):
+    completions = [[{"role": "assistant", "content": text}] for text in COMPLETIONS]
+    result = trl_reward(scorer)(
+        completions=completions, question=[QUESTION] * 3, options=[OPTIONS] * 3
+    )
+    assert result == rewards(core(scorer, None))
+
+
+def test_trl_takes_scales_where_questions_have_them(scorer):
+    by_scale = Scorer(scorer.model, "wasserstein")
+    columns = {"question": [QUESTION] * 3, "options": [OPTIONS] * 3, "group": [GROUPS[0]] * 3}
+    reward = trl_reward(by_scale)
+    plain = reward(completions=COMPLETIONS, **columns)
+    assert plain == reward(completions=COMPLETIONS, ordinal=[None, [0, 1, 2], None], **columns)
+    assert plain != reward(completions=COMPLETIONS, ordinal=[[0, 1, 9]] * 3, **columns)
+
+
+# veRL
+
+
+def test_verl_loads_the_file_and_gets_the_cores_rewards(scorer, bundle):
+    spec = importlib.util.spec_from_file_location("custom_module", verl.__file__)
+    custom = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(custom)
+    extra = {"question": QUESTION, "options": OPTIONS, "group": GROUPS[0], "index": 7}
+    replies = [
+        custom.compute_score(
+            data_source="survey",
+            solution_str=text,
+            ground_truth="",
+            extra_info=extra,
+            bundle=str(bundle),
+        )
+        for text in COMPLETIONS
+    ]
+    scores = core(scorer, GROUPS[0])
+    assert [reply["score"] for reply in replies] == pytest.approx(rewards(scores), abs=1e-6)
+    assert [reply["parsed"] for reply in replies] == [1, 1, 0]
+    assert replies[0]["reward/Avaria"] == replies[0]["score"]
+
+
+def test_verl_settings_choose_the_reward(bundle):
+    extra = {"question": QUESTION, "options": OPTIONS}
+    settings = {"bundle": str(bundle), "measure": "kendall", "over_groups": "min"}
+    reply = verl.compute_score("survey", "A > B > C", "", extra, **settings)
+    assert reply["score"] == min(reply["reward/Avaria"], reply["reward/Belora"])
+    with pytest.raises(ValueError, match=r"needs question and options .* it has split"):
+        verl.compute_score("survey", "A", "", {"split": "train"}, **settings)
+
+
+# OpenRLHF
+
+
+@pytest.mark.parametrize("ending", ["", "<|im_end|>\n", " </s></s>", "<|eot_id|>", "<eos><pad>"])
+def test_openrlhf_gets_the_cores_rewards(scorer, ending):
+    label = json.dumps({"question": QUESTION, "options": OPTIONS, "group": GROUPS[1]})
+    prompt = "<|im_start|>user\nShould taxes rise?<|im_end|>\n"
+    items = openrlhf.read_items(
+        [prompt + text + ending for text in COMPLETIONS], [prompt] * 3, [label] * 3
+    )
+    reply = openrlhf.write_reply(scorer.score(items))
+    assert reply["rewards"] == pytest.approx(rewards(core(scorer, GROUPS[1])))
+    assert reply["scores"] == reply["rewards"]
+    assert reply["extra_logs"] == {"parsed": [1, 1, 0]}
+    assert openrlhf.write_reply(scorer.score(items[:2]))["extra_logs"]["reward/Belora"]
+
+
+def test_openrlhf_empty_lists_are_answered(scorer):
+    reply = openrlhf.write_reply(scorer.score(openrlhf.read_items([], [], [])))
+    assert reply == {"rewards": [], "scores": [], "extra_logs": {"parsed": []}}
+
+
+@pytest.mark.parametrize(
+    ("query", "prompts", "labels", "reason"),
+    [
+        (["a"], [], [], "1, 0, 0"),
+        (["ab"], ["b"], ["{}"], "query 0 does not start with its prompt"),
+        (["a"], ["a"], ["Japan"], "label 0 is not JSON"),
+        (["a"], ["a"], ["[" * 100_000], "label 0 is not JSON"),
+        (["a"], ["a"], ["{}"], "object with question and options"),
+        (["a"], ["a"], ['{"question": 1, "options": []}'], "question is a text"),
+        (["a"], ["a"], ['{"question": "", "options": [1]}'], "options a list of texts"),
+        (["a"], ["a"], ['{"question": "", "options": [], "group": 1}'], "group is a text"),
+        (["a"], ["a"], ['{"question": "", "options": [], "ordinal": ["a"]}'], "list of numbers"),
+        (["a"], ["a"], [f'{{"question": "", "options": [], "ordinal": [{"9" * 400}]}}'], "large"),
+    ],
+)
+def test_openrlhf_wrong_requests_are_refused(query, prompts, labels, reason):
+    with pytest.raises(ValueError, match=reason):
+        openrlhf.read_items(query, prompts, labels)
+
+
+def test_openrlhf_long_endings_are_cut_in_no_time():
+    label = json.dumps({"question": QUESTION, "options": OPTIONS})
+    (item,) = openrlhf.read_items(["A" + " <pad>" * 200_000], [""], [label])
+    assert item.completion == "A"
+    (item,) = openrlhf.read_items(["A" + " " * 200_000 + "x"], [""], [label])
+    assert item.completion.endswith("x")
+
+
+# Prompts
+
+
+def test_prompts_carry_what_the_adapters_need(scorer):
+    survey = generate_survey(2, 3, 100, 0)
+    rows = list(prompt_rows(survey, GROUPS, "jensen_shannon"))
+    assert len(rows) == len(survey.questions) * len(GROUPS)
+    for row in rows:
+        assert row["question"] in row["prompt"]
+        assert row["group"] in row["prompt"]
+        assert row["options"][0] in row["prompt"]
+        (item,) = openrlhf.read_items([row["prompt"] + "A: 1"], [row["prompt"]], [row["label"]])
+        assert item == Item("A: 1", row["question"], tuple(row["options"]), row["group"])
+        scorer.check(item)
+
+
+@pytest.mark.parametrize(
+    ("measure", "answer"), [("share", "A"), ("cosine", "A: 40%\nB: 60%"), ("borda", "B > A")]
+)
+def test_the_example_in_each_task_can_be_parsed(scorer, measure, answer):
+    (score,) = Scorer(scorer.model, measure).score(
+        [Item(answer, QUESTION, ("Yes", "No"), GROUPS[0])]
+    )
+    assert score.parsed
+    assert measure in TASKS
