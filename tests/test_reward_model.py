@@ -126,11 +126,11 @@ def test_the_order_of_options_changes_nothing_but_the_order(model):
 def test_texts_are_embedded_once_and_contexts_encoded_once(model, monkeypatch):
     embedded = []
 
-    def counted(pairs, config):
+    def counted(pairs, config, device):
         embedded.extend(pairs)
         return hash_texts(pairs, config)
 
-    monkeypatch.setattr("plurallm.reward.readout.hash_texts", counted)
+    monkeypatch.setattr("plurallm.reward.readout.embed_pairs", counted)
     first = model.predict_batch(all_queries() * 3)
     assert len(embedded) == len(set(embedded))
     done = len(embedded)
@@ -150,8 +150,8 @@ def test_what_was_computed_is_forgotten_with_the_weights(model):
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        (Query("Q?", ("Yes",), GROUPS[0]), "at least two options"),
-        (Query("Q?", ("Yes", "Yes"), GROUPS[0]), "all different"),
+        (Query("Q?", ("Yes",), GROUPS[0]), "fewer than two options"),
+        (Query("Q?", ("Yes", "Yes"), GROUPS[0]), "lists an option twice"),
         (Query("Q?", ("Yes", "No"), "Nowhere"), "no context of group 'Nowhere'.*Avaria"),
         (Query("Q?", ("Yes", "No"), ()), "at least one answered question"),
     ],
@@ -255,11 +255,11 @@ def test_a_wrong_scorer_is_refused(model, settings, reason):
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (Item("A", "Q?", ("Yes",)), "two options"),
+        (Item("A", "Q?", ("Yes",)), "fewer than two options"),
         (Item("A", "Q?", ("Yes", "No"), "Nowhere"), "Nowhere"),
         (Item("A", "Q?", ("Yes", "No"), ordinal=(1,)), "1 ordinal values"),
-        (Item("A", "Q?", ("Yes", "No"), ordinal=(1, 1)), "not all the same"),
-        (Item("A", "Q?", ("Yes", "No"), ordinal=(1, float("nan"))), "finite"),
+        (Item("A", "Q?", ("Yes", "No"), ordinal=(1, 1)), "the same ordinal value"),
+        (Item("A", "Q?", ("Yes", "No"), ordinal=(1, float("nan"))), "ordinal values"),
     ],
 )
 def test_an_item_that_cannot_be_scored_is_refused(model, item, reason):

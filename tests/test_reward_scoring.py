@@ -16,6 +16,10 @@ from plurallm.reward.agreement import MEASURES
 PREDICTED = (0.5, 0.3, 0.2)
 
 
+def scaled(places):
+    return [(place - min(places)) / (max(places) - min(places)) for place in places]
+
+
 def agreement(
     measure: str, values: tuple[float, ...], shares=PREDICTED, scale=None, pad=0
 ) -> float:
@@ -25,7 +29,10 @@ def agreement(
 
     count = len(values)
     reward_NG = MEASURES[measure].agreement(
-        row(values, 2), row(shares, 2), row([1] * count, 2) > 0, row(scale or range(count), 2)
+        row(values, 2),
+        row(shares, 2),
+        row([1] * count, 2) > 0,
+        row(scaled(scale or range(count)), 2),
     )
     return reward_NG.item()
 

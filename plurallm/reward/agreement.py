@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plurallm.divergence import jensen_shannon_distance
+from plurallm.divergence import jensen_shannon_distance, wasserstein_distance
 from plurallm.reward.answer import Values, parse_distribution, parse_option, parse_ranking
 
 
@@ -23,7 +23,7 @@ class Measure:
         From the text and the options to a number for each option, None where it cannot be read.
     agreement : callable
         From those numbers of shape (N, 1, O), predicted shares (N, G, O), mask (N, 1, O) and
-        positions on the scale (N, 1, O) to rewards (N, G) in [0, 1].
+        positions on a scale from 0 to 1 (N, 1, O) to rewards (N, G) in [0, 1].
     """
 
     parse: Callable[[str, tuple[str, ...]], Values | None]
@@ -49,17 +49,8 @@ def jensen_shannon(
 
 
 def wasserstein(written_O: Tensor, share_O: Tensor, mask_O: Tensor, position_O: Tensor) -> Tensor:
-    """1 - Wasserstein distance of order 1, over the length of the options' scale.
-
-    Positions must increase along the scale; 0, 1, 2, ... where a question has none of its own.
-    """
-    order_O = position_O.masked_fill(~mask_O, float("inf")).argsort(stable=True, dim=-1)
-    sorted_O = position_O.gather(-1, order_O)
-    gap_O = sorted_O.diff(dim=-1)
-    between_O = mask_O.gather(-1, order_O)[..., 1:]
-    difference_O = (written_O - share_O).gather(-1, order_O.expand_as(share_O)).cumsum(-1)
-    moved = (difference_O[..., :-1].abs() * torch.where(between_O, gap_O, 0)).sum(-1)
-    return 1 - moved / torch.where(between_O, gap_O, 0).sum(-1)
+    """1 - Wasserstein distance of order 1 on the options' scale from 0 to 1."""
+    return 1 - wasserstein_distance(written_O, share_O, position_O.expand_as(share_O))
 
 
 def cosine(written_O: Tensor, share_O: Tensor, mask_O: Tensor, position_O: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plurallm.reward.model import PreferenceRewardModel
 
+DISTANCES = {"jensen_shannon": "Jensen-Shannon (base 2)", "wasserstein": "Wasserstein"}
+
 CELLS = {
     "train_groups.seen_questions": "training groups, seen questions",
     "train_groups.unseen_questions": "training groups, unseen questions",
@@ -45,6 +47,7 @@ def model_card(data: Any, model: "PreferenceRewardModel") -> str:
         seed=facts.get("seed", "not recorded"),
         loss=facts.get("loss", "not recorded"),
         source=facts.get("weights", "not recorded"),
+        distance=DISTANCES.get(facts.get("distance", ""), "Jensen-Shannon (base 2)"),
         scores=scores or "| not recorded | | |",
         versions=", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items())
         or "not recorded",
@@ -53,8 +56,8 @@ def model_card(data: Any, model: "PreferenceRewardModel") -> str:
 
 def _score_row(name: str, cell: dict[str, float]) -> str:
     return (
-        f"| {CELLS.get(name, name)} | {cell['alignment']:.3f} | {cell['alignment_e']:.3f} "
-        f"| {cell['worst']:.3f} |"
+        f"| {CELLS.get(name, name)} | {cell['alignment']:.3f} | {cell['worst']:.3f} "
+        f"| {cell['groups']} |"
     )
 
 
@@ -88,15 +91,16 @@ model.predict("Is the economy doing well?", ["Yes", "No"], context)
 
 ## Where it comes from
 
-Weights: the {source} ones, after round {rounds}, loss `{loss}`, seed {seed}. Training groups: {trained}.
+Weights: the {source} ones, after round {rounds}, loss `{loss}`, seed {seed}.
+Training groups: {trained}.
 Unseen groups: {held_out}. Versions: {versions}.
 
 ## Scores
 
-Alignment score: the mean over questions of 1 - Jensen-Shannon distance between predicted and true
-answers, from 20 context questions or as many as the run's configuration says.
+Alignment score: the mean over questions of 1 - {distance} distance between predicted and true
+answers.
 
-| groups and questions | base 2 | base e | worst group, base 2 |
+| groups and questions | alignment | worst group | groups |
 |---|---|---|---|
 {scores}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plurallm.survey import Question, Survey, read_survey
-from plurallm.survey.read import SUM_TOLERANCE
+from plurallm.survey.builder import SUM_TOLERANCE
 
 
 @dataclass(frozen=True)

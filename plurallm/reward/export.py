@@ -39,7 +39,8 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
     FileExistsError
         When the bundle's folder is not empty.
     ValueError
-        For a group that the survey does not have, or that has too few questions.
+        For a group that the survey does not have, or that has too few questions, or a run whose
+        embedder cannot embed new texts.
     """
     run, folder = Path(export.run), Path(export.folder)
     weights = run / _FOLDERS[export.weights] / "model.safetensors"
@@ -51,10 +52,15 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
     config = typed_config(
         OmegaConf.create(yaml.safe_load((run / "config.yaml").read_text("utf-8")))
     )
+    if description["embedding"]["name"] == "table":
+        raise ValueError(
+            f"{run} was trained with embedding=table, which has no vectors of new texts: a bundle "
+            "needs an embedder"
+        )
     contexts = release_contexts(export, config)
     model = PreferenceRewardModel(
         model=description["model"],
-        embedding=description["embedding"],
+        embedding=_anywhere(description["embedding"]),
         embedding_width=description["embedding_width"],
         precision=description["precision"],
         contexts={group: context_to_json(context) for group, context in contexts.items()},
@@ -109,6 +115,11 @@ def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]
     return contexts
 
 
+def _anywhere(embedding: dict[str, Any]) -> dict[str, Any]:
+    """Leave the device of the training out: the one of the call counts."""
+    return embedding | {"device": None} if "device" in embedding else embedding
+
+
 def _provenance(
     run: Path, export: ExportConfig, config: Config, round_number: int
 ) -> dict[str, Any]:
@@ -118,6 +129,7 @@ def _provenance(
         "round": round_number,
         "seed": config.seed,
         "loss": config.training.loss,
+        "distance": config.data.distance,
     }
     with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
         for line in map(json.loads, lines):

@@ -9,14 +9,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from plurallm.config import HashingEmbedding, ModelConfig
+from plurallm.config import EmbeddingConfig, ModelConfig
 from plurallm.config.types import VARIANTS
-from plurallm.embedding import Pair
+from plurallm.embedding import Pair, question_pairs
 from plurallm.model import PreferenceTransformer
 from plurallm.reward.card import model_card
 from plurallm.reward.context import Context, Group, context_from_json
 from plurallm.reward.forecast import Forecast, Query, make_forecast
 from plurallm.reward.readout import Readout
+from plurallm.survey import Question
 
 
 class PreferenceRewardModel(
@@ -75,7 +76,7 @@ class PreferenceRewardModel(
             raise ValueError(f"precision must be float32 or float64, but is {precision!r}")
         network = PreferenceTransformer(embedding_width, sizes, seed=0)
         self.network = network.to(getattr(torch, precision))
-        self._readout = Readout(self.network, self.embedding, self.context_of)
+        self._readout = Readout(self.network, self.embedding, self.pairs_of, self.context_of)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -98,6 +99,17 @@ class PreferenceRewardModel(
             known = ", ".join(self.contexts) or "none: give a context"
             raise ValueError(f"the bundle holds no context of group {group!r}; it has {known}")
         return self.contexts[group]
+
+    def pairs_of(self, question: str, options: Sequence[str]) -> list[Pair]:
+        """Texts that are embedded for a question, one for each option.
+
+        Raises
+        ------
+        ValueError
+            For a question without a text or without two different options, or with more of them
+            than the embedder can list.
+        """
+        return question_pairs(Question(question[:60], question, tuple(options)), self.embedding)
 
     def predict(self, question: str, options: Sequence[str], group: Group) -> Forecast:
         """Predict how a group answers one question.
@@ -137,13 +149,8 @@ class PreferenceRewardModel(
             For an unknown group, or a question without two different options.
         """
         distinct = list(dict.fromkeys(queries))
-        for query in distinct:
-            if len(set(query.options)) < max(2, len(query.options)):
-                raise ValueError(
-                    f"question {query.question[:60]!r} needs at least two options, all different"
-                )
         means = self._readout.means(
-            [[(query.question, option) for option in query.options] for query in distinct],
+            [self.pairs_of(query.question, query.options) for query in distinct],
             [query.group for query in distinct],
         )
         forecasts = {
@@ -212,10 +219,10 @@ def _typed(schema: type, values: Mapping[str, Any], name: str) -> Any:
         raise ValueError(f"{name} of the bundle: {str(error).splitlines()[0]}") from error
 
 
-def _embedding_config(values: Mapping[str, Any]) -> HashingEmbedding:
+def _embedding_config(values: Mapping[str, Any]) -> EmbeddingConfig:
     variants = VARIANTS["embedding"][1]
     if values.get("name") not in variants:
         raise ValueError(f"the bundle needs the embedder {values.get('name')!r}, not known here")
     config = _typed(variants[values["name"]], values, "embedding")
-    assert isinstance(config, HashingEmbedding)
+    assert isinstance(config, EmbeddingConfig)
     return config

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plurallm.config import HashingEmbedding
-from plurallm.embedding import Pair, hash_texts
+from plurallm.config import EmbeddingConfig
+from plurallm.embedding import Pair, embed_pairs
 from plurallm.model import Memory, PreferenceTransformer
 from plurallm.reward.cache import Cache
 from plurallm.reward.context import Context, Group
@@ -32,8 +32,10 @@ class Readout:
     ----------
     network : PreferenceTransformer
         The network; call ``clear`` when its weights change.
-    embedding : HashingEmbedding
+    embedding : EmbeddingConfig
         The embedder of the texts.
+    pairs_of : callable
+        From a question and its options to the texts that are embedded.
     context_of : callable
         From a group to its context.
     """
@@ -41,11 +43,13 @@ class Readout:
     def __init__(
         self,
         network: PreferenceTransformer,
-        embedding: HashingEmbedding,
+        embedding: EmbeddingConfig,
+        pairs_of: Callable[[str, Sequence[str]], list[Pair]],
         context_of: Callable[[Group], Context],
     ) -> None:
         self._network = network
         self._embedding = embedding
+        self._pairs_of = pairs_of
         self._context_of = context_of
         self.tokens: Cache[Pair, Tensor] = Cache(_TEXTS_KEPT)
         self._encoded: Cache[Group, Encoded] = Cache(_CONTEXTS_KEPT)
@@ -100,7 +104,9 @@ class Readout:
     @torch.inference_mode()
     def _encode_anew(self, group: Group) -> Encoded:
         context = self._context_of(group)
-        x_CW = self._embed([(a.question, option) for a in context for option in a.options])
+        x_CW = self._embed(
+            [pair for a in context for pair in self._pairs_of(a.question, a.options)]
+        )
         share_C = x_CW.new_tensor([share for a in context for share in a.shares])
         memory = self._network.encode(x_CW.unsqueeze(0), share_C.unsqueeze(0))
         if len(context) < 2:
@@ -116,8 +122,9 @@ class Readout:
 
     def _embed(self, pairs: Sequence[Pair]) -> Tensor:
         """First layer (R, W) of the texts' embeddings."""
-        x_RD = torch.from_numpy(hash_texts(pairs, self._embedding))
-        return self._network.embed(x_RD.to(self._network.first.weight.device))
+        device = self._network.first.weight.device
+        x_RD = torch.from_numpy(embed_pairs(pairs, self._embedding, str(device)))
+        return self._network.embed(x_RD.to(device))
 
 
 def _stack(memories: Sequence[Memory]) -> tuple[Memory, Tensor]:

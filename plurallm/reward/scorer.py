@@ -3,7 +3,6 @@
 Dimension letters: ``N`` answers, ``G`` groups, ``O`` options (padded).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from plurallm.reward.answer import Values
 from plurallm.reward.context import Group
 from plurallm.reward.forecast import Query
 from plurallm.reward.model import PreferenceRewardModel
+from plurallm.survey import Question
 
 
 @dataclass(frozen=True)
@@ -130,20 +130,10 @@ class Scorer:
             raise ValueError("the bundle holds no context: give a group's context with the item")
         if self.measure == RAW_MEAN:
             return
-        if len(set(item.options)) < max(2, len(item.options)):
+        self.model.pairs_of(item.question, item.options)
+        if item.ordinal is not None and _question(item).position is None:
             raise ValueError(
-                f"question {item.question[:60]!r} needs at least two options, all different"
-            )
-        if item.ordinal is not None and len(item.ordinal) != len(item.options):
-            raise ValueError(
-                f"question {item.question[:60]!r} has {len(item.options)} options "
-                f"but {len(item.ordinal)} ordinal values"
-            )
-        if item.ordinal is not None and not (
-            all(map(math.isfinite, item.ordinal)) and len(set(item.ordinal)) > 1
-        ):
-            raise ValueError(
-                f"question {item.question[:60]!r} needs finite ordinal values, not all the same"
+                f"question {item.question[:60]!r} has the same ordinal value throughout"
             )
 
     def score(self, items: Sequence[Item]) -> list[Score]:
@@ -217,7 +207,7 @@ class Scorer:
         forecasts = self.model.predict_batch(queries)
         widest = max(len(item.options) for item in items)
         share_NGO = _padded([forecast.shares for forecast in forecasts], widest)
-        scales = [item.ordinal or tuple(map(float, range(len(item.options)))) for item in items]
+        scales = [_question(item).position or _even(len(item.options)) for item in items]
         mask_NO = _padded([(1.0,) * len(item.options) for item in items], widest) > 0
         return MEASURES[self.measure].agreement(
             _padded(values, widest).unsqueeze(1),
@@ -225,6 +215,14 @@ class Scorer:
             mask_NO.unsqueeze(1),
             _padded(scales, widest).unsqueeze(1),
         )
+
+
+def _question(item: Item) -> Question:
+    return Question(item.question[:60], item.question, item.options, item.ordinal)
+
+
+def _even(options: int) -> tuple[float, ...]:
+    return tuple(place / (options - 1) for place in range(options))
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int) -> Tensor:

@@ -81,7 +81,10 @@ def to_queries(
         if group is None:
             raise ValueError(f"query {number} has neither group nor context")
         model.context_of(group)
-        _check_options(query.options, f"query {number}")
+        try:
+            model.pairs_of(query.question, query.options)
+        except ValueError as error:
+            raise ValueError(f"query {number}: {error}") from error
         converted.append(Query(query.question, tuple(query.options), group))
     limits.check(converted, 1)
     return converted
@@ -118,8 +121,3 @@ def _group(asked: schema.Query | schema.Item, name: str) -> Group | None:
         AnsweredQuestion(answer.question, tuple(answer.options), tuple(answer.shares))
         for answer in asked.context
     )
-
-
-def _check_options(options: Sequence[str], name: str) -> None:
-    if len(set(options)) < len(options):
-        raise ValueError(f"{name} lists an option twice")

@@ -41,6 +41,8 @@ def run_server(config: ServeConfig) -> None:
         torch.set_num_threads(config.threads)
     model = PreferenceRewardModel.from_pretrained(config.bundle)
     model.to(choose_device(config.device))
+    for group in model.groups:  # loads the embedder, encodes the context
+        model.predict("Ready?", ["Yes", "No"], group)
     app = make_app(model, config, token)
     scheme = "http" if config.tls_certificate is None else "https"
     logger.info("serving %s on %s://%s:%d", config.bundle, scheme, config.host, config.port)
