@@ -392,6 +392,12 @@ def test_a_damaged_bundle_is_refused(model, tmp_path, change, reason):
         PreferenceRewardModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "a/b/c"])
+def test_a_missing_folder_is_named(name):
+    with pytest.raises(FileNotFoundError, match=f"{name}: there is no such folder"):
+        PreferenceRewardModel.from_pretrained(name)
+
+
 def test_missing_weights_are_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -49,15 +49,15 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder")
     description = json.loads(weights.with_name("config.json").read_text(encoding="utf-8"))
-    config = typed_config(
-        OmegaConf.create(yaml.safe_load((run / "config.yaml").read_text("utf-8")))
-    )
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
     if description["embedding"]["name"] == "table":
         raise ValueError(
             f"{run} was trained with embedding=table, which has no vectors of new texts: a bundle "
             "needs an embedder"
         )
-    contexts = release_contexts(export, config)
+    contexts = {}
+    if export.release_context:
+        contexts = release_contexts(export, typed_config(OmegaConf.create(config)))
     model = PreferenceRewardModel(
         model=description["model"],
         embedding=_anywhere(description["embedding"]),
@@ -89,8 +89,6 @@ def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]
     dict of str to Context
         By group.
     """
-    if not export.release_context:
-        return {}
     if export.survey is None:
         survey = load_survey(config.data)
     else:
@@ -121,15 +119,15 @@ def _anywhere(embedding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _provenance(
-    run: Path, export: ExportConfig, config: Config, round_number: int
+    run: Path, export: ExportConfig, config: dict[str, Any], round_number: int
 ) -> dict[str, Any]:
     """Where the weights come from and how they scored; names of groups, but no answer."""
     facts: dict[str, Any] = {
         "weights": export.weights,
         "round": round_number,
-        "seed": config.seed,
-        "loss": config.training.loss,
-        "distance": config.data.distance,
+        "seed": config["seed"],
+        "loss": config["training"]["loss"],
+        "distance": config["data"].get("distance", "jensen_shannon"),
     }
     with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
         for line in map(json.loads, lines):

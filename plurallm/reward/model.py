@@ -1,7 +1,8 @@
 """The trained predictor as a reward model: a self-contained bundle that predicts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
@@ -197,6 +198,38 @@ class PreferenceRewardModel(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the model card: what the bundle holds, where it comes from, how it scored."""
         return ModelCard(model_card(self._hub_mixin_info.model_card_data, self))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a bundle from a folder, or from a repository of the Hugging Face hub.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path : str or Path
+            Folder, or ``owner/name`` of a repository.
+        **kwargs
+            Of ``huggingface_hub.ModelHubMixin.from_pretrained``: ``revision``, ``token``, ...; and
+            parameters of the class, which replace those of the bundle: ``embedding`` for an
+            embedder that lies elsewhere now.
+
+        Returns
+        -------
+        PreferenceRewardModel
+            Ready to predict, on the CPU.
+
+        Raises
+        ------
+        FileNotFoundError
+            When a path is no folder.
+        ValueError
+            When it is not a reward bundle.
+        """
+        name = str(pretrained_model_name_or_path)
+        is_path = isinstance(pretrained_model_name_or_path, Path) or name.startswith(("/", "."))
+        if (is_path or name.count("/") > 1) and not Path(name).is_dir():
+            raise FileNotFoundError(f"{name}: there is no such folder with a reward bundle")
+        model: Self = super().from_pretrained(name, **kwargs)
+        return model
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, strict: bool = True, **kwargs: Any) -> Any:
