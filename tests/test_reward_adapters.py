@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 from bundle import GROUPS, export_tiny, train_tiny
@@ -188,3 +189,25 @@ def test_the_example_in_each_task_can_be_parsed(scorer, measure, answer):
     )
     assert score.parsed
     assert measure in TASKS
+
+
+# A real trainer
+
+
+def test_grpo_trains_a_tiny_policy_by_the_reward(bundle, tmp_path):
+    script = Path(__file__).parent.parent / "scripts" / "trl_example.py"
+    spec = importlib.util.spec_from_file_location("trl_example", script)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    log = example.train(bundle, steps=2, questions=4, folder=tmp_path)
+    assert len(log) == 2
+    for line in log:
+        assert {"reward/parsed", "reward/Avaria", "reward/Belora"} <= set(line)
+        assert line["reward"] == line["rewards/plurallm_share/mean"]
+        assert 0 <= line["reward"] <= 1
+        assert line["reward/parsed"] >= line["reward"]
+    chance, best = example.limits(bundle, questions=4)
+    assert 0 < chance < best < 1
+    svg = example.draw({"Avaria": [0.1, 0.2]}, {"best option": best, "chance": chance})
+    assert svg.count("<polyline") == 1
+    assert svg.count("stroke-dasharray") == 2

@@ -405,3 +405,33 @@ def test_missing_weights_are_refused(model, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RuntimeError, match=r"network\.blocks\.2"):
         PreferenceRewardModel.from_pretrained(tmp_path)
+
+
+# The command
+
+
+def plurallm(cwd, *arguments):
+    command = [sys.executable, "-c", "from plurallm.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_export_takes_the_run_and_the_folder(run, tmp_path):
+    done = plurallm(tmp_path, "export", str(run), "new", "release_context=[Avaria]", "weights=best")
+    assert done.returncode == 0, done.stderr
+    assert "new, with the context of Avaria" in done.stdout
+    assert PreferenceRewardModel.from_pretrained(tmp_path / "new").groups == ("Avaria",)
+
+
+def test_help_is_the_file_of_keys_and_errors_are_one_line(tmp_path):
+    help_ = plurallm(tmp_path, "export", "--help")
+    assert help_.returncode == 0
+    assert "release_context: []" in help_.stdout
+    for arguments, message in (
+        (["export", "a", "b", "c"], "'c' is one value too many"),
+        (["serve", "no/such/folder"], "no/such/folder: there is no such folder"),
+    ):
+        done = plurallm(tmp_path, *arguments)
+        assert done.returncode == 2
+        assert done.stderr.strip().startswith("plurallm: ")
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1

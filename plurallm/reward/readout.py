@@ -21,8 +21,8 @@ from plurallm.reward.dispersion import dispersion
 Encoded = tuple[Memory, float | None]
 """A context as the network keeps it, of shape (1, H, C, E), and its dispersion."""
 
-_TEXTS_KEPT = 65_536
-_CONTEXTS_KEPT = 256
+_TEXTS_KEPT = 16_384
+_CONTEXTS_KEPT = 128
 
 
 class Readout:
