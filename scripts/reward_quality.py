@@ -32,8 +32,9 @@ from plurallm.evaluation import Predictor, ScoredDraw, predict_draws
 from plurallm.preferences import Preferences
 from plurallm.reward import PreferenceRewardModel, Query, survey_context
 from plurallm.reward.export import export_bundle
+from plurallm.roles import assign_roles, count_seen
 from plurallm.survey import Survey
-from plurallm.tasks import assign_roles, count_seen, group_tasks, load_survey, survey_table
+from plurallm.tasks import group_tasks, load_survey, survey_table
 
 CELLS = ("seen questions", "unseen questions")
 _NAMES = {1e-9: "all pairs", 0.1: "10 points apart"}
