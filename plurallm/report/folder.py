@@ -13,6 +13,7 @@ from plurallm.report.comparison import (
 )
 from plurallm.report.export import write_json, write_tables
 from plurallm.report.names import cells_of
+from plurallm.report.page import write_page
 from plurallm.report.run import run_results
 from plurallm.report.tables import print_result, wide_console
 from plurallm.report.verdict import difference_sheet, verdict_sheet
@@ -48,6 +49,7 @@ def report_folder(folder: Path) -> dict[str, Any]:
     else:
         raise ConfigError(f"{folder} is the folder of no run and of no comparison")
     write_tables(results, folder)
+    write_page(results, folder / "report.html")
     return results
 
 

@@ -1,13 +1,11 @@
 """The verdict in words, made from the numbers: who beats whom, against the spread over seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plurallm.compare import difference, is_oracle
+from plurallm.compare import difference, is_oracle, over_seeds
 from plurallm.report.names import (
-    HELD_OUT_SEEN,
-    HELD_OUT_UNSEEN,
     arm_label,
     arm_label_in,
     cell_label,
@@ -108,14 +106,12 @@ def baseline_findings(results: Mapping[str, Any]) -> list[Finding]:
         Of mean and mixture on seen questions, and of neighbours on unseen ones, as far as the
         results have them.
     """
-    return _findings(
-        results,
-        [
-            (cell, baseline)
-            for column, baseline in _ASKED
-            for cell in cells_of(results)
-            if cell.endswith(f".{column}")
-        ],
+    main = main_arm(results)
+    return _found(
+        _finding(results, cell, main, baseline)
+        for column, baseline in _ASKED
+        for cell in cells_of(results)
+        if cell.endswith(f".{column}")
     )
 
 
@@ -124,12 +120,30 @@ def training_findings(results: Mapping[str, Any]) -> list[Finding]:
 
     In the two cells of held-out groups; where the other arm has none, in those of training groups.
     """
-    pairs = []
-    for name, arm in results["arms"].items():
-        cells = [cell for cell in (HELD_OUT_SEEN, HELD_OUT_UNSEEN) if cell in arm["cells"]]
-        if is_trained(arm):
-            pairs += [(cell, name) for cell in cells or arm["cells"]]
-    return _findings(results, pairs)
+    main = main_arm(results)
+    return _found(
+        _finding(results, cell, main, name)
+        for name, arm in results["arms"].items()
+        if is_trained(arm)
+        for cell in [cell for cell in arm["cells"] if cell.startswith("held_out")] or arm["cells"]
+    )
+
+
+def best_findings(results: Mapping[str, Any]) -> list[Finding]:
+    """In each cell the best arm with a network against the best fair one without."""
+    findings = []
+    for cell in cells_of(results):
+        score = {
+            name: arm["cells"][cell]["alignment"]["mean"]
+            for name, arm in results["arms"].items()
+            if cell in arm["cells"] and not is_oracle(name, cell)
+        }
+        trained = [name for name in score if is_trained(results["arms"][name])]
+        plain = [name for name in score if name not in trained]
+        if trained and plain:
+            best, rival = (max(names, key=score.__getitem__) for names in (trained, plain))
+            findings.append(_finding(results, cell, best, rival))
+    return _found(findings)
 
 
 def verdict_sheet(results: Mapping[str, Any]) -> Sheet | None:
@@ -188,26 +202,31 @@ def difference_sheet(results: Mapping[str, Any]) -> Sheet | None:
     )
 
 
-def _findings(results: Mapping[str, Any], pairs: list[tuple[str, str]]) -> list[Finding]:
-    arms, main = results["arms"], main_arm(results)
-    findings = []
-    for cell, name in pairs:
-        if main is None or name == main or name not in arms:
-            continue
-        found = difference(arms[main], arms[name], cell)
-        if found is None:
-            continue
-        ours, theirs = (arms[each]["cells"][cell]["alignment"] for each in (main, name))
-        seeds = len(found["difference"]["values"])
-        findings.append(
-            Finding(
-                where=cell_label(cell),
-                arm=arm_label(main),
-                other=arm_label_in(name, cell),
-                outcome=outcome(found["difference"]),
-                scores=f"{mean_std(ours)} against {mean_std(theirs)}",
-                difference=mean_std(found["difference"], digits=4, signed=True),
-                ahead=f"{found['wins']} of {seeds} seeds",
-            )
+def _found(findings: Iterable[Finding | None]) -> list[Finding]:
+    return [finding for finding in findings if finding is not None]
+
+
+def _finding(results: Mapping[str, Any], cell: str, name: str | None, other: str) -> Finding | None:
+    """Hold an arm against another in a cell; None where one is missing there, or they are one."""
+    arms = results["arms"]
+    if name is None or name == other or other not in arms:
+        return None
+    found = difference(arms[name], arms[other], cell)
+    if found is None:
+        return None
+    shared = found["difference"]["values"]
+    ours, theirs = (
+        over_seeds(
+            {seed: arms[each]["cells"][cell]["alignment"]["values"][seed] for seed in shared}
         )
-    return findings
+        for each in (name, other)
+    )
+    return Finding(
+        where=cell_label(cell),
+        arm=arm_label(name),
+        other=arm_label_in(other, cell),
+        outcome=outcome(found["difference"]),
+        scores=f"{mean_std(ours)} against {mean_std(theirs)}",
+        difference=mean_std(found["difference"], digits=4, signed=True),
+        ahead=f"{found['wins']} of {len(shared)} seeds",
+    )
