@@ -194,6 +194,8 @@ def test_the_example_in_each_task_can_be_parsed(scorer, measure, answer):
 # A real trainer
 
 
+# TRL names what transformers deprecates.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing` is deprecated:FutureWarning")
 def test_grpo_trains_a_tiny_policy_by_the_reward(bundle, tmp_path):
     script = Path(__file__).parent.parent / "scripts" / "trl_example.py"
     spec = importlib.util.spec_from_file_location("trl_example", script)

@@ -42,7 +42,7 @@ def app(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(app):
     """Serve on a free port for as long as the tests of this file run."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     while not server.started:

@@ -58,6 +58,7 @@ def run_server(config: ServeConfig) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
+            ws="none",
         )
     ).run()
 
