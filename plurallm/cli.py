@@ -18,6 +18,7 @@ from plurallm.config import (
     ConfigError,
     ExportConfig,
     ServeConfig,
+    WandbTracking,
     absolute_overrides,
     config_directory,
     hydra_quote,
@@ -95,8 +96,10 @@ def train(overrides: Sequence[str]) -> None:
 
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
-    from plurallm.compare import run_comparison
+    from plurallm.compare import run_comparison, tables_config
+    from plurallm.report.export import tidy
     from plurallm.report.folder import report_folder
+    from plurallm.tracking import log_tables
 
     config = load_config(overrides, None)
     if config.resume is not None:
@@ -107,7 +110,9 @@ def compare(overrides: Sequence[str]) -> None:
     finally:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    report_folder(folder)
+    results = report_folder(folder)
+    if isinstance(config.tracking, WandbTracking):
+        log_tables(tables_config(overrides, folder), folder, tidy(results))
     print(f"\nThe comparison's folder: {folder}")
 
 

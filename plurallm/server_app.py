@@ -147,6 +147,7 @@ class Recorder:
             "round": report.round_number,
             "step": report.round_number * self._config.training.steps_per_round,
             "train_loss": report.train_loss,
+            "losses": dict(report.losses),
             "groups_trained": list(report.losses),
             "groups_refused": report.refused,
         }

@@ -3,7 +3,7 @@
 from plurallm.compare.arms import BASELINES, KINDS, Arm, read_arm
 from plurallm.compare.convergence import ACCOUNTS, SHARE_OF_GAIN, convergence
 from plurallm.compare.results import comparison_results
-from plurallm.compare.run import run_comparison
+from plurallm.compare.run import run_comparison, tables_config
 from plurallm.compare.scores import (
     METRICS,
     cells_over_seeds,
@@ -30,5 +30,6 @@ __all__ = [
     "read_arm",
     "read_curve",
     "run_comparison",
+    "tables_config",
     "verdicts",
 ]

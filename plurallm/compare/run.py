@@ -100,8 +100,6 @@ def read_jobs(folder: Path) -> tuple[Config, list[Job]]:
 
 
 def _jobs(overrides: list[str], config: Config, folder: Path) -> list[Job]:
-    if isinstance(config.tracking, WandbTracking) and config.tracking.group is None:
-        overrides = [*overrides, f"tracking.group={hydra_quote(folder.name)}"]
     if config.threads is None and _at_a_time(config) > 1:
         overrides = [*overrides, "threads=1"]
     arms = [read_arm(name, config) for name in config.compare.arms]
@@ -109,9 +107,31 @@ def _jobs(overrides: list[str], config: Config, folder: Path) -> list[Job]:
         raise ConfigError("compare.arms has experts, which start from federated: list that too")
     # A seed after the other, so that an interrupted comparison has whole seeds.
     return [
-        Job(arm, seed, tuple(overrides), folder / arm.folder / f"seed-{seed}")
+        Job(
+            arm,
+            seed,
+            (*overrides, *_tracking(config, folder, arm.name)),
+            folder / arm.folder / f"seed-{seed}",
+        )
         for seed in config.compare.seeds
         for arm in arms
+    ]
+
+
+def tables_config(overrides: Sequence[str], folder: Path) -> Config:
+    """Configuration under which a comparison's own tables are tracked."""
+    config = load_config(overrides, None)
+    return load_config([*overrides, *_tracking(config, folder, "comparison")], None)
+
+
+def _tracking(config: Config, folder: Path, job_type: str) -> list[str]:
+    """Overrides that bring an arm's runs together, with the comparison's other runs."""
+    if not isinstance(config.tracking, WandbTracking):
+        return []
+    group = config.tracking.group or folder.name
+    return [
+        f"tracking.group={hydra_quote(group)}",
+        f"tracking.job_type={hydra_quote(job_type)}",
     ]
 
 

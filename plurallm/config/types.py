@@ -60,6 +60,7 @@ class WandbTracking(TrackingConfig):
     project: str
     entity: str | None
     group: str | None
+    job_type: str | None
     mode: str
 
     def __post_init__(self) -> None:
