@@ -1,0 +1,204 @@
+"""The page and the files of a comparison and of a run, from whole small runs."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import TINY
+
+from plurallm.cli import compare, train
+from plurallm.report.folder import report_folder
+from plurallm.report.page import write_page
+
+SMALL = [
+    *TINY,
+    *("federation.rounds=2", "training.steps_per_round=2", "evaluation.every=1", "threads=1"),
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+VOID = {"br", "hr", "img", "input", "link", "meta", "col", "path", "use", "rect", "circle", "line"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison that is tracked offline, with its report."""
+    path = tmp_path_factory.mktemp("report") / "small"
+    arms = "compare.arms=[federated,pooled_steps,uniform,mean,neighbours]"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CONFIG", "CACHE", "DATA"):
+            patch.setenv(f"WANDB_{name}_DIR", str(path.parent / name))
+        patch.setenv("NETRC", str(path.parent / "no-netrc"))
+        compare(
+            [
+                *SMALL,
+                *(arms, "compare.seeds=[1,2]", "compare.jobs=2", f"output_dir={path}"),
+                *("tracking=wandb", "tracking.mode=offline"),
+            ]
+        )
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+class Page(HTMLParser):
+    """Collects texts and addresses, and checks that elements nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.words = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_stands_alone_and_says_what_was_compared(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert [address for address in page.addresses if not address.startswith("#")] == []
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org)", text)
+    for words in (
+        "Verdict",
+        "held-out groups",
+        "pooled, same steps",
+        "oracle",
+        "base e",
+        "plurallm",
+    ):
+        assert words in page.words, words
+
+
+def test_the_page_escapes_what_surveys_and_users_wrote(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    wild = deepcopy(results)
+    wild["examples"][0]["question"] = "<script>alert(1)</script>?"
+    wild["missing"] = ["<b>mean</b>, seed 3"]
+    write_page(wild, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "<b>mean</b>" not in text
+    assert "<b>mean</b>, seed 3" in Page(text).words
+
+
+def test_files_hold_every_score(folder: Path, results: dict[str, Any]) -> None:
+    with (folder / "cells.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    stat = results["arms"]["federated"]["cells"]["train_groups.seen_questions"]["alignment"]
+    found = {
+        row["seed"]: float(row["value"])
+        for row in rows
+        if (row["arm"], row["cell"], row["metric"])
+        == ("federated", "train_groups.seen_questions", "alignment")
+    }
+    assert found == stat["values"]
+    assert {row["arm"] for row in rows} == set(results["arms"])
+    for name in ("groups", "curves", "convergence"):
+        assert (folder / f"{name}.csv").read_text(encoding="utf-8").count("\n") > 2
+
+
+def test_an_interrupted_comparison_names_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "interrupted"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("wandb"))
+    (copy / "neighbours" / "seed-2" / "pairs.npz").unlink()
+    results = report_folder(copy)
+    assert results["missing"] == ["neighbours, seed 2"]
+    assert "neighbours, seed 2" in Page((copy / "report.html").read_text(encoding="utf-8")).words
+
+
+def test_a_run_has_a_page_of_its_own(tmp_path: Path) -> None:
+    train([*SMALL, f"output_dir={tmp_path / 'run'}"])
+    report_folder(tmp_path / "run")
+    words = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).words
+    assert "trained model" in words
+    assert "group mixture" in words
+
+
+def test_runs_of_a_comparison_belong_together_in_weights_and_biases(folder: Path) -> None:
+    from test_tracking import kind, wandb_records
+
+    jobs = {}
+    for part in (folder, folder / "federated" / "seed-1", folder / "pooled_steps" / "seed-2"):
+        records = wandb_records(part)
+        (run,) = (record.run for record in records if kind(record) == "run")
+        assert run.run_group == "small"
+        jobs[run.job_type] = records
+    assert set(jobs) == {"comparison", "federated", "pooled_steps"}
+    keys = {
+        "/".join(item.nested_key) or item.key
+        for record in jobs["federated"]
+        if kind(record) == "history"
+        for item in record.history.item
+    }
+    assert any(key.startswith("losses/") for key in keys)
+    assert any(key.startswith("groups/") and key.endswith("/alignment") for key in keys)
+    tables = {
+        item.key or item.nested_key[0]
+        for record in jobs["comparison"]
+        if kind(record) == "history"
+        for item in record.history.item
+    }
+    assert {"cells", "groups", "curves", "convergence"} <= tables
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_the_window_in_a_browser(
+    folder: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    # A frame is as narrow as a phone, which a window of a headless browser need not be.
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    probe = (
+        "<script>addEventListener('load', () => parent.postMessage("
+        "[document.documentElement.scrollWidth, getComputedStyle(document.body).color], '*'))"
+        "</script></body>"
+    )
+    (tmp_path / "page.html").write_text(page.replace("</body>", probe), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(
+        f"<iframe src=page.html style='width:{width}px;height:900px;border:0;"
+        f"color-scheme:{scheme}'></iframe>"
+        "<script>onmessage = e => { document.title = e.data.join('|') }</script>",
+        encoding="utf-8",
+    )
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS, "--allow-file-access-from-files", "--virtual-time-budget=8000"]
+    command += [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--dump-dom"]
+    dom = subprocess.run(
+        [*command, (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    found = re.search(r"<title>(\d+)\|rgba?\((\d+)", dom)
+    assert found is not None, (dom[:300], sys.platform)
+    assert int(found[1]) <= width
+    assert (int(found[2]) > 128) == (scheme == "dark")  # light letters on dark ground
