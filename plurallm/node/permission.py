@@ -29,7 +29,7 @@ ALLOWED = (
     *("privacy.noise_multiplier", "privacy.clipping_norm"),
     *("data", "data.groups", "data.train_groups", "data.held_out_groups"),
     *("data.held_out_fraction", "data.unseen_questions", "data.populations", "data.distance"),
-    *("embedding", "embedding.width", "embedding.parts", "embedding.batch_size"),
+    *("embedding", "embedding.width", "embedding.parts", "embedding.batch_tokens"),
 )
 """Keys that a run may set on every node; a node adds to them with its own ``allow``."""
 
