@@ -21,6 +21,9 @@ from plurallm.report.colours import COLOURS, Style
 WIDE, NARROW = 1040, 330
 """Widths in CSS pixels."""
 
+STEPS = [1, 2, 5, 10]
+"""Round distances between marks on an axis."""
+
 INK, MUTED, RULE = (COLOURS[name][0] for name in ("ink", "muted", "rule"))
 
 RC: dict[Any, Any] = {
@@ -131,7 +134,7 @@ def line_chart(panels: Sequence[Panel], y_label: str, narrow: bool) -> Figure:
         With a legend below.
     """
     handles = {label: handle for panel in panels for label, handle in _panel_handles(panel).items()}
-    columns = _legend_columns(handles, narrow)
+    columns = _legend_columns(handles, narrow, 55)
     legend_height = 20 * -(-len(handles) // columns) + 14
     height = legend_height + (230 * len(panels) if narrow else 310)
     width = NARROW if narrow else min(WIDE, 350 * len(panels) + 60)
@@ -172,7 +175,7 @@ def dot_chart(
         With a legend above.
     """
     handles = {label: _handle(style, line=False) for label, style in arms.values()}
-    columns = _legend_columns(handles, narrow)
+    columns = _legend_columns(handles, narrow, 30)
     step = 34 if narrow else 21
     height = 62 + step * len(rows) + 20 * -(-len(handles) // columns) + 14
     figure = _figure(NARROW if narrow else WIDE, height)
@@ -197,8 +200,14 @@ def dot_chart(
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(x_label)
-    ax.xaxis.set_major_locator(MaxNLocator(5 if narrow else 9))
-    figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=columns)
+    ax.xaxis.set_major_locator(MaxNLocator(5 if narrow else 9, steps=STEPS))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper left",
+        ncols=columns,
+        handlelength=1,
+    )
     return figure
 
 
@@ -217,9 +226,10 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
             high = [value + half for value, half in zip(line.y, line.spread, strict=True)]
             ax.fill_between(line.x, low, high, color=line.style.light, alpha=0.16, linewidth=0)
     ax.set_xlabel(panel.x_label)
-    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     ax.tick_params(labelleft=True)
 
 
@@ -242,9 +252,10 @@ def _marker(style: Style) -> dict[str, Any]:
     return {"marker": style.marker, "markersize": 7, "color": style.light}
 
 
-def _legend_columns(handles: Mapping[str, Line2D], narrow: bool) -> int:
-    longest = max(map(len, handles))
-    return max(1, min(len(handles), (NARROW if narrow else WIDE) // (7 * longest + 60)))
+def _legend_columns(handles: Mapping[str, Line2D], narrow: bool, handle: int) -> int:
+    """How many columns fit, of a handle so wide and text of some 6 pixels a letter."""
+    width = 6.2 * max(map(len, handles)) + handle
+    return max(1, min(len(handles), int((NARROW if narrow else WIDE) // width)))
 
 
 def _short(name: str, length: int) -> str:

@@ -14,6 +14,8 @@ COLOURS = {
     "series-3": ("#9a3f8f", "#e08fd6"),
     "series-4": ("#876300", "#e3b341"),
     "series-5": ("#4b5a86", "#a9b8f0"),
+    "series-6": ("#b0124f", "#ff7aa8"),
+    "series-7": ("#2f6f7a", "#7fd0de"),
 }
 """By name, for a light and a dark page. Contrast with the page is at least 3:1 for what is drawn,
 4.5:1 for what is written (WCAG 2.2); the series stay apart for the colour-blind (after Okabe and
@@ -61,10 +63,10 @@ _NAMED = {
     "neighbours": Style("muted", "+", (3, 3)),
 }
 _OTHERS = tuple(
-    Style(f"series-{number % 6}", marker, dash)
+    Style(f"series-{number % 8}", marker, dash)
     for number, (marker, dash) in enumerate(
         [("X", (2, 2)), ("<", (4, 4)), (">", (6, 1, 1, 1, 1, 1)), ("h", (10, 3)), ("d", (2, 1))],
-        start=1,
+        start=6,
     )
 )
 

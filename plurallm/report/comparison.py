@@ -150,7 +150,7 @@ def ratio_sheet(results: Mapping[str, Any]) -> Sheet | None:
         return None
     rows = []
     for name, ratios in found["ratios"].items():
-        row = [f"federated / {arm_label(name)}"]
+        row = [f"of {arm_label(name)}"]
         for account in ACCOUNTS:
             ratio = ratios[account]
             row.append(
@@ -160,7 +160,7 @@ def ratio_sheet(results: Mapping[str, Any]) -> Sheet | None:
             )
         rows.append(tuple(row))
     return Sheet(
-        "Federated training as a multiple of pooled training, until converged",
+        "Spent by federated training until converged, as a multiple",
         ("", *ACCOUNTS.values()),
         tuple(rows),
         note="Median over seeds (each seed); below 1 federated training needs less. "
@@ -206,7 +206,7 @@ def _amount(point: Mapping[str, float] | None, account: str) -> str:
     if point is None:
         return "–"
     if account == "bytes":
-        return number(point["bytes"] / 1e6, 1)
+        return f"{point['bytes'] / 1e6:,.1f}"
     return f"{point[account]:,}"
 
 

@@ -38,11 +38,11 @@ from plurallm.report.svg import inline_svg
 from plurallm.report.tables import notes
 from plurallm.report.verdict import (
     MARKS,
+    MEMORY,
     baseline_findings,
     best_findings,
     difference_sheet,
     rule,
-    training_findings,
 )
 
 LIST_SHOWN = 12
@@ -128,9 +128,9 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "trained": [name for name, arm in arms.items() if is_trained(arm)],
         "cells": [(cell, cell_label(cell)) for cell in cells],
         "baseline_findings": baseline_findings(results),
-        "training_findings": training_findings(results),
         "best_findings": best_findings(results) if len(arms) > 2 else [],
         "rule": rule(results),
+        "memory": MEMORY,
         "marks": MARKS,
         "differences": difference_sheet(results),
         "scores": score_sheets(results),

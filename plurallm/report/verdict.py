@@ -22,6 +22,10 @@ RULE = (
     "standard deviation of the difference over the seeds; all else is level. Differences are taken "
     "seed by seed, on the same groups, questions and context answers."
 )
+MEMORY = (
+    "On their own seen questions training groups' networks have been trained with the very answers "
+    "that are asked for; predictors without a network have not seen them."
+)
 ONE_SEED = "With one seed there is no spread to hold a difference against: it may be chance."
 
 MARKS = {"beats": "▲", "is beaten by": "▼", "is level with": "≈"}
@@ -115,20 +119,6 @@ def baseline_findings(results: Mapping[str, Any]) -> list[Finding]:
     )
 
 
-def training_findings(results: Mapping[str, Any]) -> list[Finding]:
-    """How the main arm stands against the other arms with a network.
-
-    In the two cells of held-out groups; where the other arm has none, in those of training groups.
-    """
-    main = main_arm(results)
-    return _found(
-        _finding(results, cell, main, name)
-        for name, arm in results["arms"].items()
-        if is_trained(arm)
-        for cell in [cell for cell in arm["cells"] if cell.startswith("held_out")] or arm["cells"]
-    )
-
-
 def best_findings(results: Mapping[str, Any]) -> list[Finding]:
     """In each cell the best arm with a network against the best fair one without."""
     findings = []
@@ -164,7 +154,7 @@ def verdict_sheet(results: Mapping[str, Any]) -> Sheet | None:
             for finding in findings
         ),
         labels=2,
-        note=rule(results),
+        note=f"{rule(results)} {MEMORY}",
     )
 
 
