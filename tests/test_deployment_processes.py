@@ -257,7 +257,7 @@ def start_by_hand(deployment, name, options, **environment):
     )
 
 
-def wait_to_end(process, seconds=180):
+def wait_to_end(process, seconds=60):
     """What a process said until it ended, or was ended after some time."""
     try:
         return process.communicate(timeout=seconds)[0]
