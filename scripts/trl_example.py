@@ -186,9 +186,9 @@ def main() -> None:
         group: smooth([line.get(f"reward/{group}", 0.0) for line in log], 10) for group in groups
     }
     print(f"chance among the options {chance:.3f}, best option {best:.3f}")
-    for group, curve in curves.items():
+    parsed = smooth([line["reward/parsed"] for line in log], 10)
+    for group, curve in [*curves.items(), ("parsed", parsed)]:
         print(f"{group}: {curve[0]:.3f} in the first step, {curve[-1]:.3f} over the last ten")
-    print(f"parsed: {log[0]['reward/parsed']:.3f}, then {log[-1]['reward/parsed']:.3f}")
     if options.svg:
         options.svg.write_text(draw(curves, {"best option": best, "chance": chance}), "utf-8")
 

@@ -109,7 +109,7 @@ answers.
 - It predicts shares of a question's options. A reward for free text (`raw_mean`) is outside what it
   was trained on.
 - The uncertainty comes from cross-validation on the group's own context. On questions that no
-  group was trained on errors are larger than on a context of questions that some were.
+  group was trained on, errors tend to be larger than it says.
 - A predicted share is no statement about any person, and a high alignment score is no promise about
   a policy that is trained against it.
 """
