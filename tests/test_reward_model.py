@@ -329,7 +329,7 @@ def test_a_context_comes_from_a_file_too(model, write_survey, config):
         }
         for number, answer in enumerate(answers)
     ]
-    context = read_context(write_survey(rows))
+    context = read_context(str(write_survey(rows)))
     expected = model.predict(*QUESTIONS[0], answers)
     assert model.predict(*QUESTIONS[0], context).shares == pytest.approx(expected.shares, abs=1e-6)
     with pytest.raises(ValueError, match="2 groups"):

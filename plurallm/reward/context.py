@@ -92,12 +92,12 @@ def survey_context(survey: Survey, group: str, positions: Sequence[int] | None =
     return tuple(context)
 
 
-def read_context(path: Path) -> Context:
+def read_context(path: str | Path) -> Context:
     """Read one group's answers from a survey file in the project's own format.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         CSV or parquet with the columns ``question_id, question, options, group`` and ``shares`` or
         ``counts``; about 20 questions are enough.
 
@@ -113,7 +113,7 @@ def read_context(path: Path) -> Context:
     ValueError
         When the file holds several groups.
     """
-    survey = read_survey(path, "custom")
+    survey = read_survey(Path(path), "custom")
     if len(survey.answers) != 1:
         raise ValueError(
             f"{path} holds {len(survey.answers)} groups ({', '.join(sorted(survey.answers))}): "
