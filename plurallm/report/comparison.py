@@ -161,7 +161,7 @@ def ratio_sheet(results: Mapping[str, Any]) -> Sheet | None:
         rows.append(tuple(row))
     return Sheet(
         "Spent by federated training until converged, as a multiple",
-        ("", *ACCOUNTS.values()),
+        ("multiple", *ACCOUNTS.values()),
         tuple(rows),
         note="Median over seeds (each seed); below 1 federated training needs less. "
         "– where one of the two did not converge with every seed, or sends no weights.",

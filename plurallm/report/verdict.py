@@ -28,8 +28,14 @@ MEMORY = (
 )
 ONE_SEED = "With one seed there is no spread to hold a difference against: it may be chance."
 
-MARKS = {"beats": "▲", "is beaten by": "▼", "is level with": "≈"}
-"""Outcomes and their marks in tables."""
+MARKS = {
+    "beats": "▲",
+    "is beaten by": "▼",
+    "is level with": "≈",
+    "is ahead of": "△",
+    "is behind": "▽",
+}
+"""Outcomes and their marks in tables; the last two are of a single seed, which proves nothing."""
 
 _ASKED = (
     ("seen_questions", "mean"),
@@ -69,7 +75,7 @@ class Finding:
 
 
 def outcome(stat: Mapping[str, Any]) -> str:
-    """Judge a difference over seeds by ``RULE``; that of one seed by its sign.
+    """Judge a difference over seeds by ``RULE``; one seed is only ahead or behind.
 
     Parameters
     ----------
@@ -88,10 +94,12 @@ def outcome(stat: Mapping[str, Any]) -> str:
     >>> outcome({"mean": 0.02, "std": 0.03, "values": {"1": 0.05, "2": -0.01}})
     'is level with'
     """
-    values, spread = stat["values"].values(), stat["std"] or 0.0
-    if all(value > 0 for value in values) and stat["mean"] > spread:
+    if stat["std"] is None:
+        return "is ahead of" if stat["mean"] > 0 else "is behind"
+    values = stat["values"].values()
+    if all(value > 0 for value in values) and stat["mean"] > stat["std"]:
         return "beats"
-    if all(value < 0 for value in values) and -stat["mean"] > spread:
+    if all(value < 0 for value in values) and -stat["mean"] > stat["std"]:
         return "is beaten by"
     return "is level with"
 
@@ -143,7 +151,7 @@ def verdict_sheet(results: Mapping[str, Any]) -> Sheet | None:
         return None
     return Sheet(
         f"Does the network ({findings[0].arm}) beat what needs none?",
-        ("groups, questions", "", "difference", "ahead with"),
+        ("groups, questions", "outcome", "difference", "ahead with"),
         tuple(
             (
                 finding.where,
@@ -182,13 +190,15 @@ def difference_sheet(results: Mapping[str, Any]) -> Sheet | None:
                 f"{MARKS[outcome(found['difference'])]}{oracle}"
             )
         rows.append(tuple(row))
-    marks = ", ".join(f"{mark} {word}" for word, mark in MARKS.items())
+    shown = {mark for row in rows for cell in row for mark in cell.split()}
+    marks = ", ".join(f"{mark} {word}" for word, mark in MARKS.items() if mark in shown)
+    oracle = "; * against an oracle" if "*" in shown else ""
     score = next(iter(scores_of(results).values()))
     return Sheet(
         f"{arm_label(main)} minus each other arm, {score}",
-        ("", *(cell_label(cell).replace(", ", ",\n") for cell in cells)),
+        ("arm", *(cell_label(cell).replace(", ", ",\n") for cell in cells)),
         tuple(rows),
-        note=f"{marks} that arm; * against an oracle.",
+        note=f"{marks} that arm{oracle}.",
     )
 
 
@@ -218,5 +228,5 @@ def _finding(results: Mapping[str, Any], cell: str, name: str | None, other: str
         outcome=outcome(found["difference"]),
         scores=f"{mean_std(ours)} against {mean_std(theirs)}",
         difference=mean_std(found["difference"], digits=4, signed=True),
-        ahead=f"{found['wins']} of {len(shared)} seeds",
+        ahead=f"{found['wins']} of {len(shared)} seed{'s' if len(shared) > 1 else ''}",
     )
