@@ -98,6 +98,7 @@ def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
     from plurallm.compare import run_comparison, tables_config
     from plurallm.report.export import tidy
+    from plurallm.report.figures import pictures
     from plurallm.report.folder import report_folder
     from plurallm.tracking import log_tables
 
@@ -112,7 +113,8 @@ def compare(overrides: Sequence[str]) -> None:
             folder.rmdir()
     results = report_folder(folder)
     if isinstance(config.tracking, WandbTracking):
-        log_tables(tables_config(overrides, folder), folder, tidy(results))
+        own = tables_config(overrides, folder)
+        log_tables(own, folder, tidy(results), pictures(results))
     print(f"\nThe comparison's folder: {folder}")
 
 

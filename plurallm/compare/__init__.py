@@ -10,6 +10,7 @@ from plurallm.compare.scores import (
     groups_over_seeds,
     over_seeds,
     read_curve,
+    read_lines,
 )
 from plurallm.compare.verdicts import difference, is_oracle, verdicts
 
@@ -29,6 +30,7 @@ __all__ = [
     "over_seeds",
     "read_arm",
     "read_curve",
+    "read_lines",
     "run_comparison",
     "tables_config",
     "verdicts",

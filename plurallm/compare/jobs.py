@@ -21,7 +21,7 @@ from plurallm.config import hydra_quote
 from plurallm.evaluation import Predictor, model_predictor
 from plurallm.model import PreferenceTransformer
 from plurallm.simulation import run_in_process
-from plurallm.tracking import RunFolder
+from plurallm.tracking import RunFolder, open_trackers
 
 _DONE = "pairs.npz"
 """The last file that a job writes."""
@@ -121,7 +121,8 @@ def _predictors_here(
             predictors = everyone[job.arm.name]
         folder = RunFolder(job.folder)
         folder.save_config(local.config, list(overrides))
-        folder.finish(score(predictors, local) | run_facts(local))
+        with open_trackers(local.config, folder, 0) as trackers:
+            trackers.finish(score(predictors, local) | run_facts(local))
         return predictors
     learner = Local(local) if job.arm.kind == "local" else Pooled(local)
     run_central(learner, local, list(overrides), job.folder)

@@ -90,6 +90,11 @@ def groups_over_seeds(summaries: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; a text inside may hold any other end of a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
 def read_curve(run_folder: Path) -> list[dict[str, Any]]:
     """Scores of every evaluation of a run, with what had been spent until then.
 
@@ -104,14 +109,11 @@ def read_curve(run_folder: Path) -> list[dict[str, Any]]:
         ``rounds``, ``steps``, ``episodes``, ``bytes``, ``train_loss`` and ``cells``, the macro
         alignment by cell.
     """
-    points, episodes, sent = [], 0, 0
+    points, episodes, sent, step = [], 0, 0, 0
     metrics, timings = (
-        (run_folder / name).read_text(encoding="utf-8").splitlines()
-        for name in ("metrics.jsonl", "timings.jsonl")
+        read_lines(run_folder / name) for name in ("metrics.jsonl", "timings.jsonl")
     )
-    step = 0
-    for text, timing in zip(metrics, timings, strict=True):
-        line, cost = json.loads(text), json.loads(timing)
+    for line, cost in zip(metrics, timings, strict=True):
         episodes += len(line["groups_trained"]) * (line["step"] - step)
         step = line["step"]
         sent += cost["bytes_up"] + cost["bytes_down"]

@@ -4,73 +4,23 @@ Each is drawn for one of two widths: text keeps its size on a narrow page, so th
 each other there and group names above their dots.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from plurallm.report.colours import COLOURS, Style
+from plurallm.report.colours import Style
+from plurallm.report.drawing import RULE, drawing
 
 WIDE, NARROW = 1040, 330
 """Widths in CSS pixels."""
 
 STEPS = [1, 2, 5, 10]
 """Round distances between marks on an axis."""
-
-INK, MUTED, RULE = (COLOURS[name][0] for name in ("ink", "muted", "rule"))
-
-RC: dict[Any, Any] = {
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 11,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 11,
-    "legend.fontsize": 11,
-    "legend.frameon": False,
-    "legend.handlelength": 3.2,
-    "text.color": INK,
-    "text.parse_math": False,  # a name with dollar signs is no formula
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "svg.fonttype": "none",
-}
-
-
-@contextmanager
-def drawing(identities: str | None = None) -> Iterator[None]:
-    """Settings under which figures are made and saved; also a decorator.
-
-    Parameters
-    ----------
-    identities : str, optional
-        What the identities inside an SVG are made from; without, they are random.
-    """
-    with rc_context(RC | {"svg.hashsalt": identities}), warnings.catch_warnings():
-        # A script that this font lacks: the reader's browser has a font for it.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        yield
 
 
 @dataclass(frozen=True)
@@ -134,10 +84,10 @@ def line_chart(panels: Sequence[Panel], y_label: str, narrow: bool) -> Figure:
         With a legend below.
     """
     handles = {label: handle for panel in panels for label, handle in _panel_handles(panel).items()}
-    columns = _legend_columns(handles, narrow, 55)
+    width = NARROW if narrow else min(WIDE, 350 * len(panels) + 60)
+    columns = _legend_columns(handles, width, 55)
     legend_height = 20 * -(-len(handles) // columns) + 14
     height = legend_height + (230 * len(panels) if narrow else 310)
-    width = NARROW if narrow else min(WIDE, 350 * len(panels) + 60)
     figure = _figure(width, height)
     shape = (len(panels), 1) if narrow else (1, len(panels))
     axes = figure.subplots(*shape, sharey=True, squeeze=False).flat
@@ -175,10 +125,11 @@ def dot_chart(
         With a legend above.
     """
     handles = {label: _handle(style, line=False) for label, style in arms.values()}
-    columns = _legend_columns(handles, narrow, 30)
+    width = NARROW if narrow else WIDE
+    columns = _legend_columns(handles, width, 30)
     step = 34 if narrow else 21
     height = 62 + step * len(rows) + 20 * -(-len(handles) // columns) + 14
-    figure = _figure(NARROW if narrow else WIDE, height)
+    figure = _figure(width, height)
     ax = figure.subplots()
     for place, (name, values) in enumerate(rows):
         if narrow:
@@ -252,10 +203,10 @@ def _marker(style: Style) -> dict[str, Any]:
     return {"marker": style.marker, "markersize": 7, "color": style.light}
 
 
-def _legend_columns(handles: Mapping[str, Line2D], narrow: bool, handle: int) -> int:
+def _legend_columns(handles: Mapping[str, Line2D], width: float, handle: int) -> int:
     """How many columns fit, of a handle so wide and text of some 6 pixels a letter."""
-    width = 6.2 * max(map(len, handles)) + handle
-    return max(1, min(len(handles), int((NARROW if narrow else WIDE) // width)))
+    column = 6.2 * max(map(len, handles)) + handle
+    return max(1, min(len(handles), int(width // column)))
 
 
 def _short(name: str, length: int) -> str:

@@ -11,6 +11,7 @@ from plurallm.evaluation import ROLES
 from plurallm.report.charts import Line, Panel, dot_chart, line_chart
 from plurallm.report.colours import Style, styles
 from plurallm.report.comparison import group_scores
+from plurallm.report.images import png
 from plurallm.report.names import (
     arm_label_in,
     cell_label,
@@ -96,6 +97,12 @@ def loss_chart(losses: Sequence[Mapping[str, Any]]) -> Chart:
         f"{number(losses[-1]['mean'])} in the last.",
         lambda narrow: line_chart([panel], "training loss", narrow),
     )
+
+
+def pictures(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """All charts of a comparison as PNG, by name."""
+    charts = [*curve_charts(results).values(), *group_charts(results).values()]
+    return {chart.name: png(chart.draw(False)) for chart in charts}
 
 
 def _curve_chart(results: Mapping[str, Any], cell: str, panels: Sequence[Panel]) -> Chart:

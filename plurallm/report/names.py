@@ -16,6 +16,7 @@ ARMS = {
 
 TRAINED = {
     "model": "trained model",
+    "personal": "personal models",
     "federated": "federated",
     "pooled_steps": "pooled, same steps",
     "pooled_rounds": "pooled, same rounds",
@@ -23,11 +24,12 @@ TRAINED = {
     "experts": "mixed experts",
     "paper": "federated, published",
 }
-"""Arms with a network; ``model`` is the one of a single run. Any other arm is called by its
-overrides."""
+"""Arms with a network; ``model`` and ``personal`` are those of a single run. Any other arm is called
+by its overrides."""
 
 EXPLANATIONS = {
     "model": "the network of this run",
+    "personal": "a network for each group, kept near the common one and never sent",
     "federated": "the network, trained without moving answers: each group trains a copy on its own "
     "answers, the server averages the weights",
     "pooled_steps": "the same network, trained in one place on all groups' answers, with as many "
@@ -104,7 +106,7 @@ def cell_label(cell: str) -> str:
 def scores_of(results: Mapping[str, Any]) -> dict[str, str]:
     """Scores that results have, by metric: only the Jensen-Shannon distance has bases."""
     if results["config"]["data"]["distance"] == "wasserstein":
-        return {"alignment": "1 − WD"}
+        return {"alignment": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}WD"}
     return {"alignment": "AS base 2", "alignment_e": "AS base e"}
 
 

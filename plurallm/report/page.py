@@ -22,6 +22,7 @@ from plurallm.report.comparison import (
     seconds_sheet,
 )
 from plurallm.report.figures import Chart, curve_charts, group_charts, loss_chart
+from plurallm.report.images import inline_svg
 from plurallm.report.names import (
     CELLS,
     EXPLANATIONS,
@@ -34,7 +35,6 @@ from plurallm.report.names import (
     number,
 )
 from plurallm.report.sheet import Sheet
-from plurallm.report.svg import inline_svg
 from plurallm.report.tables import notes
 from plurallm.report.verdict import (
     MARKS,
@@ -72,6 +72,7 @@ def write_page(results: Mapping[str, Any], path: Path) -> None:
         "arm": arm_label,
         "percent": _percent,
         "number": number,
+        "unbroken": lambda text: text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"),
         "capitalize_first": lambda text: text[0].upper() + text[1:],
         "counted": lambda counts: [f"{name} ({count})" for name, count in counts.items()],
     }

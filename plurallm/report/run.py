@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from plurallm.compare import cells_over_seeds, groups_over_seeds, read_curve, verdicts
+from plurallm.compare import cells_over_seeds, groups_over_seeds, read_curve, read_lines, verdicts
 from plurallm.config import ConfigError
 
 
@@ -25,8 +25,9 @@ def run_results(folder: Path) -> dict[str, Any]:
     dict
         In the shape of ``comparison_results``, as far as a run goes: the arm ``model`` and its
         baselines, no convergence and no examples. ``summary`` is the run's own, ``losses`` the
-        training loss of every round, with that of each group where it is known. A deployment knows
-        no survey and has no baselines.
+        training loss of every round, with that of each group where it is known, ``failed_rounds``
+        why a round failed. A deployment knows no survey and has no baselines. Personal models,
+        where groups have some, are an arm ``personal``.
 
     Raises
     ------
@@ -36,19 +37,20 @@ def run_results(folder: Path) -> dict[str, Any]:
     if not (folder / "summary.json").exists():
         raise ConfigError(f"{folder}: the run has not finished; continue it with resume={folder}")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    if not lines:
+    rounds = read_lines(folder / "metrics.jsonl")
+    if not rounds:
         raise ConfigError(f"{folder}: nothing was trained here; report the comparison's folder")
     seed = str(summary["seed"])
     own = _arm("federated", seed, summary) | {
         "curves": {seed: read_curve(folder)},
         "seconds": {seed: summary["seconds"]["this_process"]},
     }
-    baselines = {
-        name: _arm("baseline", seed, scores)
-        for name, scores in summary.get("baselines", {}).items()
-    }
-    arms = {"model": own} | baselines
+    arms = {"model": own}
+    if "personal_cells" in summary:
+        scores = {"cells": summary["personal_cells"], "groups": summary["personal_groups"]}
+        arms["personal"] = _arm("federated", seed, scores)
+    for name, scores in summary.get("baselines", {}).items():
+        arms[name] = _arm("baseline", seed, scores)
     return {
         "name": folder.name,
         "overrides": yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")),
@@ -67,7 +69,8 @@ def run_results(folder: Path) -> dict[str, Any]:
         "unanswered": [],
         "examples": [],
         "summary": summary,
-        "losses": [_losses(json.loads(line)) for line in lines],
+        "losses": [_losses(line) for line in rounds if line["train_loss"] is not None],
+        "failed_rounds": {line["round"]: line["failed"] for line in rounds if "failed" in line},
     }
 
 

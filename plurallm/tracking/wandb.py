@@ -1,6 +1,7 @@
 """Weights & Biases: runs, and the tables of a comparison."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ class WandbTracker:
 
 
 def log_tables(
-    config: Config, folder: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    config: Config,
+    folder: Path,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    pictures: Mapping[str, bytes],
 ) -> None:
-    """Log tables as a run of their own.
+    """Log tables and pictures as a run of their own.
 
     Parameters
     ----------
@@ -50,8 +54,11 @@ def log_tables(
         What they are of; the files of an offline run lie in its ``wandb``.
     tables : mapping of str to sequence of mapping
         Rows by name, all of a table with the same keys.
+    pictures : mapping of str to bytes
+        PNG by name.
     """
     import wandb
+    from PIL import Image
 
     assert isinstance(config.tracking, WandbTracking)
     run = _start(config, config.tracking, folder)
@@ -59,6 +66,8 @@ def log_tables(
         columns: list[str | int] = list(rows[0])
         data = [[row[str(column)] for column in columns] for row in rows]
         run.log({name: wandb.Table(columns=columns, data=data)})
+    for name, content in pictures.items():
+        run.log({name: wandb.Image(Image.open(BytesIO(content)))})
     run.finish()
 
 

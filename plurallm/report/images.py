@@ -1,4 +1,4 @@
-"""A figure as SVG inside a page: without references to elsewhere, in the page's own colours."""
+"""A figure as SVG inside a page, in the page's own colours, or as a picture by itself."""
 
 import io
 import re
@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from plurallm.report.charts import drawing
 from plurallm.report.colours import COLOURS
+from plurallm.report.drawing import drawing
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -60,6 +60,14 @@ def inline_svg(figure: Figure, name: str, description: str, css_class: str) -> M
         "aria-label": description,
     }
     return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
+
+
+def png(figure: Figure) -> bytes:
+    """Draw a figure on white, with two pixels for each of the page's."""
+    stream = io.BytesIO()
+    with drawing():
+        figure.savefig(stream, format="png", dpi=144, facecolor="white")
+    return stream.getvalue()
 
 
 def _references(root: ElementTree.Element) -> list[str]:
