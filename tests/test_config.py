@@ -621,5 +621,7 @@ def test_a_built_wheel_finds_its_tree(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     packed = sorted(path.name for path in (tmp_path / "site/plurallm/conf").rglob("*.yaml"))
     assert packed == sorted(path.name for path in (PROJECT / "conf").rglob("*.yaml"))
+    for template in (PROJECT / "plurallm").rglob("*.j2"):
+        assert (tmp_path / "site" / template.relative_to(PROJECT)).is_file()
     printed = run_python("-c", FIND, cwd=tmp_path, path=tmp_path / "site")
     assert printed == f"{tmp_path / 'site/plurallm/conf'} gaussian"

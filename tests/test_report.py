@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from tiny import TINY
 
-from plurallm.cli import compare, train
+from plurallm.cli import compare, report, train
+from plurallm.config import ConfigError
 from plurallm.report.folder import report_folder
 from plurallm.report.page import write_page
 
@@ -136,39 +137,102 @@ def test_an_interrupted_comparison_names_what_is_missing(folder: Path, tmp_path:
     assert "neighbours, seed 2" in Page((copy / "report.html").read_text(encoding="utf-8")).words
 
 
-def test_a_run_has_a_page_of_its_own(tmp_path: Path) -> None:
-    train([*SMALL, f"output_dir={tmp_path / 'run'}"])
-    report_folder(tmp_path / "run")
-    words = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).words
-    assert "trained model" in words
-    assert "group mixture" in words
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "run"
+    train([*SMALL, f"output_dir={path}"])
+    return path
+
+
+def words_of_report(folder: Path) -> str:
+    report_folder(folder)
+    return Page((folder / "report.html").read_text(encoding="utf-8")).words
+
+
+def test_a_run_has_a_page_of_its_own(run: Path) -> None:
+    words = words_of_report(run)
+    for part in ("trained model", "group mixture", "Training loss", "Notes of the run"):
+        assert part in words
+    assert "Convergence" not in words
+    assert "is ahead of" in words or "is behind" in words  # one seed proves nothing
+    with (run / "curves.csv").open(encoding="utf-8") as file:
+        assert {row["arm"] for row in csv.DictReader(file)} == {"model"}
+
+
+def test_a_deployments_page_shows_what_a_server_knows(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "deployment"
+    shutil.copytree(run, folder)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    del summary["survey"], summary["baselines"]
+    summary["participation"] = {"North\u2028East": {"trained": "1, 3", "missed": "2"}}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    first = json.loads(lines[0]) | {"train_loss": None, "losses": {}, "groups_trained": []}
+    first["failed"] = "no update of North\u2028East came"
+    lines[0] = json.dumps(first, ensure_ascii=False)
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    words = words_of_report(folder)
+    assert "trained in rounds 1, 3, missed 2." in words
+    assert "no update of North" in words
+    assert "Rows of the survey" not in words
+    assert "Verdict" not in words  # there is nothing to hold the model against
+    assert "questions of" not in words.partition("How to read it")[0]
+
+
+def test_personal_models_stand_beside_the_common_one(tmp_path: Path) -> None:
+    path = tmp_path / "personal"
+    train([*SMALL, "personal=ditto", f"output_dir={path}", f"state_dir={tmp_path / 'state'}"])
+    words = words_of_report(path)
+    assert "personal models" in words
+    with (path / "cells.csv").open(encoding="utf-8") as file:
+        assert {row["arm"] for row in csv.DictReader(file)} > {"model", "personal", "uniform"}
+
+
+def test_the_command_takes_a_folder_and_no_more(run: Path) -> None:
+    for arguments in ([], ["seed=2"], [f"output_dir={run}", "seed=2"]):
+        with pytest.raises(ConfigError, match="folder of a run or a comparison, and no more"):
+            report(arguments)
 
 
 def test_runs_of_a_comparison_belong_together_in_weights_and_biases(folder: Path) -> None:
-    from test_tracking import kind, wandb_records
+    from test_tracking import kind, values, wandb_records
 
     jobs = {}
-    for part in (folder, folder / "federated" / "seed-1", folder / "pooled_steps" / "seed-2"):
+    for part in (
+        folder,
+        *(folder / arm / "seed-2" for arm in ("federated", "pooled_steps", "mean")),
+    ):
         records = wandb_records(part)
         (run,) = (record.run for record in records if kind(record) == "run")
         assert run.run_group == "small"
         jobs[run.job_type] = records
-    assert set(jobs) == {"comparison", "federated", "pooled_steps"}
-    keys = {
-        "/".join(item.nested_key) or item.key
-        for record in jobs["federated"]
-        if kind(record) == "history"
-        for item in record.history.item
+    assert set(jobs) == {"comparison", "federated", "pooled_steps", "mean"}
+    history = {
+        job: {
+            key: value
+            for record in records
+            if kind(record) == "history"
+            for key, value in values(record.history.item).items()
+        }
+        for job, records in jobs.items()
     }
-    assert any(key.startswith("losses/") for key in keys)
-    assert any(key.startswith("groups/") and key.endswith("/alignment") for key in keys)
-    tables = {
-        item.key or item.nested_key[0]
-        for record in jobs["comparison"]
-        if kind(record) == "history"
-        for item in record.history.item
+    assert any(key.startswith("losses/") for key in history["federated"])
+    assert any(
+        key.startswith("groups/") and key.endswith("/alignment") for key in history["federated"]
+    )
+    kinds = {
+        key.removesuffix("/_type"): value
+        for key, value in history["comparison"].items()
+        if key.endswith("/_type")
     }
-    assert {"cells", "groups", "curves", "convergence"} <= tables
+    tables = {name for name, value in kinds.items() if value == "table-file"}
+    assert tables == {"cells", "groups", "curves", "convergence"}
+    assert {name for name, value in kinds.items() if value == "image-file"} == {
+        f"{chart}-{row}-groups-{column}-questions"
+        for chart in ("curves", "groups")
+        for row in ("train", "held-out")
+        for column in ("seen", "unseen")
+    }
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -181,7 +245,9 @@ def test_the_page_fits_the_window_in_a_browser(
     page = (folder / "report.html").read_text(encoding="utf-8")
     probe = (
         "<script>addEventListener('load', () => parent.postMessage("
-        "[document.documentElement.scrollWidth, getComputedStyle(document.body).color], '*'))"
+        "[document.documentElement.scrollWidth, getComputedStyle(document.body).color,"
+        " ...['.wide', '.narrow'].map("
+        "name => getComputedStyle(document.querySelector(name)).display)], '*'))"
         "</script></body>"
     )
     (tmp_path / "page.html").write_text(page.replace("</body>", probe), encoding="utf-8")
@@ -198,7 +264,8 @@ def test_the_page_fits_the_window_in_a_browser(
     dom = subprocess.run(
         [*command, (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120
     ).stdout
-    found = re.search(r"<title>(\d+)\|rgba?\((\d+)", dom)
+    found = re.search(r"<title>(\d+)\|rgba?\((\d+).*\|(\w+)\|(\w+)</title>", dom)
     assert found is not None, (dom[:300], sys.platform)
     assert int(found[1]) <= width
     assert (int(found[2]) > 128) == (scheme == "dark")  # light letters on dark ground
+    assert found.group(3, 4) == (("none", "block") if width == 360 else ("block", "none"))

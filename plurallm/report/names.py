@@ -24,8 +24,8 @@ TRAINED = {
     "experts": "mixed experts",
     "paper": "federated, published",
 }
-"""Arms with a network; ``model`` and ``personal`` are those of a single run. Any other arm is called
-by its overrides."""
+"""Arms with a network; ``model`` and ``personal`` are those of a single run. Any other arm goes by
+its overrides."""
 
 EXPLANATIONS = {
     "model": "the network of this run",
