@@ -15,9 +15,11 @@ import pytest
 from tiny import TINY
 
 from plurallm.cli import compare, report, train
-from plurallm.config import ConfigError
+from plurallm.config import ConfigError, load_config
 from plurallm.report.folder import report_folder
 from plurallm.report.page import write_page
+from plurallm.roles import assign_roles, count_seen
+from plurallm.tasks import load_survey
 
 SMALL = [
     *TINY,
@@ -269,3 +271,21 @@ def test_the_page_fits_the_window_in_a_browser(
     assert int(found[1]) <= width
     assert (int(found[2]) > 128) == (scheme == "dark")  # light letters on dark ground
     assert found.group(3, 4) == (("none", "block") if width == 360 else ("block", "none"))
+
+
+def test_a_comparison_shows_personal_models_and_honest_groups(tmp_path: Path) -> None:
+    first = load_config(SMALL, None)
+    attacker = assign_roles(count_seen(load_survey(first.data), first), first).train[0]
+    arms = f'[uniform,"personal=ditto","attack=flipped attack.groups=[{attacker}]"]'
+    compare(
+        [
+            *(*SMALL, f"compare.arms={arms}", "compare.seeds=[1]", "compare.jobs=1"),
+            *(f"output_dir={tmp_path / 'c'}", f"state_dir={tmp_path / 'state'}"),
+        ]
+    )
+    results = json.loads((tmp_path / "c" / "comparison.json").read_text(encoding="utf-8"))
+    variants = {name: set(arm["variants"]) for name, arm in results["arms"].items()}
+    assert list(variants.values()) == [set(), {"personal"}, {"honest"}]
+    words = words_of_report(tmp_path / "c")
+    assert "its honest groups alone" in words
+    assert "its personal models" in words

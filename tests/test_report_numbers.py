@@ -67,6 +67,7 @@ def arm(
         "overrides": [],
         "seeds": [int(seed) for seed in seen],
         "cells": cells,
+        "variants": {},
         "groups": [
             {"group": name, "role": "held_out", "seen_questions": over_seeds({"1": value})}
             for name, value in (groups or {}).items()
@@ -222,6 +223,20 @@ def test_scores_stand_in_both_bases_with_seeds_and_oracles_told(results: dict[st
     assert "oracle" in base_2.note
 
 
+def test_honest_groups_stand_under_the_arm_that_is_attacked(results: dict[str, Any]) -> None:
+    honest = arm("federated", {"1": 0.5, "2": 0.625})["cells"]
+    results["arms"]["pooled_steps"]["variants"] = {"honest": honest}
+    for sheet in (score_sheets(results)[0], fairness_sheet(results, SEEN)):
+        assert [row[0] for row in sheet.rows][1:3] == [
+            *("pooled, same steps", "– its honest groups alone")
+        ]
+        assert "without those that attack" in sheet.note
+        assert sheet.strong == {0}
+    assert score_sheets(results)[0].rows[2][1] == "0.562 ± 0.088"
+    values = [row["value"] for row in tidy(results)["cells"] if row["variant"] == "honest"]
+    assert values[:2] == [0.5, 0.625]
+
+
 def test_the_wasserstein_distance_has_no_base(results: dict[str, Any]) -> None:
     results["config"]["data"]["distance"] = "wasserstein"
     (sheet,) = score_sheets(results)
@@ -295,6 +310,7 @@ def test_every_observation_is_a_row(results: dict[str, Any], tmp_path: Path) -> 
     tables = tidy(results)
     assert tables["cells"][0] == {
         "arm": "federated",
+        "variant": "",
         "kind": "federated",
         "cell": SEEN,
         "metric": "alignment",

@@ -11,6 +11,7 @@ from plurallm.compare.scores import (
     over_seeds,
     read_curve,
     read_lines,
+    variants_over_seeds,
 )
 from plurallm.compare.verdicts import difference, is_oracle, verdicts
 
@@ -33,5 +34,6 @@ __all__ = [
     "read_lines",
     "run_comparison",
     "tables_config",
+    "variants_over_seeds",
     "verdicts",
 ]

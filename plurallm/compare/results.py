@@ -16,6 +16,7 @@ from plurallm.compare.scores import (
     groups_over_seeds,
     question_fairness,
     read_curve,
+    variants_over_seeds,
 )
 from plurallm.compare.survey import LocalSurvey, local_survey
 from plurallm.compare.verdicts import verdicts
@@ -36,11 +37,11 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     dict
         ``arms``: by arm ``kind``, ``seeds``, ``cells`` (by cell and metric ``mean``, ``std`` over
         seeds and ``values``; also ``cov_question`` and ``fi_question``, fairness over groups by
-        question, averaged over questions), ``groups`` (rows of ``group``, ``role``
-        and, by column, alignment) and ``curves`` (by
-        seed). ``convergence``, ``verdicts``, ``examples``, ``unanswered`` and the facts: command,
-        configuration, roles, what was dropped, versions. Where these depend on the seed they are
-        of the first one.
+        question, averaged over questions), ``variants`` (such cells of honest groups and personal
+        models, where a run has them), ``groups`` (rows of ``group``, ``role`` and, by column,
+        alignment) and ``curves`` (by seed). ``convergence``, ``verdicts``, ``examples``,
+        ``unanswered`` and the facts: command, configuration, roles, what was dropped, versions.
+        Where these depend on the seed they are of the first one.
 
     Raises
     ------
@@ -89,6 +90,7 @@ def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
         "overrides": list(jobs[0].arm.overrides),
         "seeds": [job.seed for job in jobs],
         "cells": cells_over_seeds(summaries),
+        "variants": variants_over_seeds(summaries),
         "groups": groups_over_seeds(summaries),
         "curves": {str(job.seed): read_curve(job.folder) for job in jobs},
         "seconds": {

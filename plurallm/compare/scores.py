@@ -19,6 +19,9 @@ METRICS = (
 )
 """Metrics of a cell, in the order in which they are told."""
 
+VARIANTS = {"honest": "honest_cells", "personal": "personal_cells"}
+"""Further cells of a run, by key of its summary: groups that do not attack, personal models."""
+
 
 def over_seeds(values: Mapping[str, float]) -> dict[str, Any]:
     """Mean and standard deviation over seeds; one seed has no deviation.
@@ -60,6 +63,26 @@ def cells_over_seeds(summaries: Mapping[str, Any]) -> dict[str, Any]:
         cell: {name: over_seeds(of_metric) for name, of_metric in metrics.items()}
         for cell, metrics in values.items()
     }
+
+
+def variants_over_seeds(summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the further cells of several seeds together.
+
+    Parameters
+    ----------
+    summaries : mapping
+        By seed, as ``summary.json`` holds them.
+
+    Returns
+    -------
+    dict
+        By key of ``VARIANTS``, of those that the runs have, what ``cells_over_seeds`` gives.
+    """
+    found = {
+        variant: {seed: {"cells": run[key]} for seed, run in summaries.items() if key in run}
+        for variant, key in VARIANTS.items()
+    }
+    return {variant: cells_over_seeds(cells) for variant, cells in found.items() if cells}
 
 
 def groups_over_seeds(summaries: Mapping[str, Any]) -> list[dict[str, Any]]:

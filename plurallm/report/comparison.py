@@ -8,6 +8,7 @@ from plurallm.report.names import (
     ACCOUNTS,
     FAIRNESS,
     ORACLE_MARK,
+    VARIANTS,
     arm_label,
     arm_label_in,
     cell_label,
@@ -20,6 +21,10 @@ from plurallm.report.names import (
 from plurallm.report.sheet import Sheet
 
 SPREAD = "± is the standard deviation over seeds."
+VARIANT_NOTES = {
+    "honest": "Honest groups: without those that attack.",
+    "personal": "Personal models: one for each training group, which never leaves its node.",
+}
 ORACLE = "* oracle: uses the training groups' answers that training withheld."
 
 
@@ -32,13 +37,13 @@ def score_sheets(results: Mapping[str, Any]) -> list[Sheet]:
             ("predictor", *(cell_label(cell).replace(", ", ",\n") for cell in cells)),
             tuple(
                 (
-                    _with_seeds(name, results),
-                    *(_marked(name, cell, arm["cells"].get(cell), metric) for cell in cells),
+                    label or _with_seeds(name, results),
+                    *(_marked(name, cell, scores.get(cell), metric) for cell in cells),
                 )
-                for name, arm in results["arms"].items()
+                for name, label, scores in _scored(results)
             ),
             note=" ".join(_notes(results, cells)),
-            strong=_main_row(results, list(results["arms"])),
+            strong=_main_row(results, _scored(results)),
         )
         for metric, heading in scores_of(results).items()
     ]
@@ -46,30 +51,26 @@ def score_sheets(results: Mapping[str, Any]) -> list[Sheet]:
 
 def fairness_sheet(results: Mapping[str, Any], cell: str) -> Sheet:
     """Fairness over the groups of a cell, for every arm that has it."""
-    names = [name for name, arm in results["arms"].items() if cell in arm["cells"]]
-    metrics = [
-        metric
-        for metric in FAIRNESS
-        if any(metric in results["arms"][name]["cells"][cell] for name in names)
-    ]
+    rows = [row for row in _scored(results) if cell in row[2]]
+    metrics = [metric for metric in FAIRNESS if any(metric in row[2][cell] for row in rows)]
     return Sheet(
         f"Fairness over {cell_label(cell)}",
         ("predictor", *(FAIRNESS[metric] for metric in metrics)),
         tuple(
             (
-                arm_label_in(name, cell),
+                label or arm_label_in(name, cell),
                 *(
                     mean_std(
-                        results["arms"][name]["cells"][cell].get(metric),
+                        scores[cell].get(metric),
                         digits=4 if metric.startswith("fi") else 3,
                     )
                     for metric in metrics
                 ),
             )
-            for name in names
+            for name, label, scores in rows
         ),
         note=" ".join(_notes(results, [cell])),
-        strong=_main_row(results, names),
+        strong=_main_row(results, rows),
     )
 
 
@@ -181,6 +182,20 @@ def seconds_sheet(results: Mapping[str, Any]) -> Sheet | None:
     return Sheet("Seconds", ("arm", *(f"seed {seed}" for seed in seeds)), tuple(rows))
 
 
+_Scored = tuple[str, str, Mapping[str, Any]]
+"""A row of scores: the arm, the row's label where it is not the arm's own, cells."""
+
+
+def _scored(results: Mapping[str, Any]) -> list[_Scored]:
+    """Every arm, each followed by the honest groups' and the personal models' scores, if any."""
+    rows: list[_Scored] = []
+    for name, arm in results["arms"].items():
+        rows.append((name, "", arm["cells"]))
+        for variant, cells in arm["variants"].items():
+            rows.append((name, f"– its {VARIANTS[variant]}", cells))
+    return rows
+
+
 def _with_seeds(name: str, results: Mapping[str, Any]) -> str:
     done, wanted = len(results["arms"][name]["seeds"]), len(results["seeds"])
     return arm_label(name) + ("" if done == wanted else f" ({done} of {wanted} seeds)")
@@ -194,12 +209,17 @@ def _marked(name: str, cell: str, metrics: Mapping[str, Any] | None, metric: str
 
 def _notes(results: Mapping[str, Any], cells: Sequence[str]) -> list[str]:
     lines = [SPREAD] if len(results["seeds"]) > 1 else []
+    variants = {variant for arm in results["arms"].values() for variant in arm["variants"]}
+    lines += [text for variant, text in VARIANT_NOTES.items() if variant in variants]
     oracles = any(is_oracle(name, cell) for name in results["arms"] for cell in cells)
     return [*lines, ORACLE] if oracles else lines
 
 
-def _main_row(results: Mapping[str, Any], names: Sequence[str]) -> frozenset[int]:
-    return frozenset(number for number, name in enumerate(names) if name == main_arm(results))
+def _main_row(results: Mapping[str, Any], rows: Sequence[_Scored]) -> frozenset[int]:
+    main = main_arm(results)
+    return frozenset(
+        number for number, (name, label, _) in enumerate(rows) if name == main and not label
+    )
 
 
 def _amount(point: Mapping[str, float] | None, account: str) -> str:

@@ -22,10 +22,11 @@ def tidy(results: Mapping[str, Any]) -> dict[str, list[Record]]:
     Returns
     -------
     dict
-        ``cells`` (arm, kind, cell, metric, seed, value), ``groups`` (arm, role, group, questions,
-        seed, alignment), ``curves`` (arm, seed, what had been spent, train_loss, cell, alignment)
-        and, where there is one, ``convergence`` (arm, seed, target and what had been spent, empty
-        where it was not reached). Empty tables are left out.
+        ``cells`` (arm, variant, kind, cell, metric, seed, value; the variant is empty, or as in
+        ``compare.scores.VARIANTS``), ``groups`` (arm, role, group, questions, seed, alignment),
+        ``curves`` (arm, seed, what had been spent, train_loss, cell, alignment) and, where there
+        is one, ``convergence`` (arm, seed, target and what had been spent, empty where it was not
+        reached). Empty tables are left out.
     """
     tables = {
         "cells": list(_cells(results)),
@@ -52,11 +53,12 @@ def write_json(results: Mapping[str, Any], path: Path) -> None:
 
 def _cells(results: Mapping[str, Any]) -> Iterator[Record]:
     for name, arm in results["arms"].items():
-        for cell, metrics in arm["cells"].items():
-            for metric, stat in metrics.items():
-                for seed, value in stat["values"].items():
-                    place = {"arm": name, "kind": arm["kind"], "cell": cell}
-                    yield place | {"metric": metric, "seed": seed, "value": value}
+        for variant, cells in {"": arm["cells"], **arm["variants"]}.items():
+            for cell, metrics in cells.items():
+                for metric, stat in metrics.items():
+                    for seed, value in stat["values"].items():
+                        place = {"arm": name, "variant": variant, "kind": arm["kind"], "cell": cell}
+                        yield place | {"metric": metric, "seed": seed, "value": value}
 
 
 def _groups(results: Mapping[str, Any]) -> Iterator[Record]:

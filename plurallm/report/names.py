@@ -27,6 +27,9 @@ TRAINED = {
 """Arms with a network; ``model`` and ``personal`` are those of a single run. Any other arm goes by
 its overrides."""
 
+VARIANTS = {"honest": "honest groups alone", "personal": "personal models"}
+"""Further cells of an arm and how the tables call them."""
+
 EXPLANATIONS = {
     "model": "the network of this run",
     "personal": "a network for each group, kept near the common one and never sent",

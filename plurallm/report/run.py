@@ -7,7 +7,14 @@ from typing import Any
 
 import yaml
 
-from plurallm.compare import cells_over_seeds, groups_over_seeds, read_curve, read_lines, verdicts
+from plurallm.compare import (
+    cells_over_seeds,
+    groups_over_seeds,
+    read_curve,
+    read_lines,
+    variants_over_seeds,
+    verdicts,
+)
 from plurallm.config import ConfigError
 
 
@@ -46,7 +53,7 @@ def run_results(folder: Path) -> dict[str, Any]:
         "seconds": {seed: summary["seconds"]["this_process"]},
     }
     arms = {"model": own}
-    if "personal_cells" in summary:
+    if own["variants"].pop("personal", None):
         scores = {"cells": summary["personal_cells"], "groups": summary["personal_groups"]}
         arms["personal"] = _arm("federated", seed, scores)
     for name, scores in summary.get("baselines", {}).items():
@@ -80,6 +87,7 @@ def _arm(kind: str, seed: str, scores: Mapping[str, Any]) -> dict[str, Any]:
         "overrides": [],
         "seeds": [int(seed)],
         "cells": cells_over_seeds({seed: scores}),
+        "variants": variants_over_seeds({seed: scores}),
         "groups": groups_over_seeds({seed: scores}),
         "curves": {},
         "seconds": {},

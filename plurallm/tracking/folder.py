@@ -78,8 +78,8 @@ class RunFolder:
         """
         trained: dict[str, list[int]] = {}
         missed: dict[str, list[int]] = {}
-        for text in self._metrics.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
+        for text in self._metrics.read_text(encoding="utf-8").split("\n")[:-1]:
+            line = json.loads(text)  # a group's name may hold any other end of a line
             for rounds, groups in (
                 (trained, line["groups_trained"]),
                 (missed, line["groups_refused"]),
