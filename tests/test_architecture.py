@@ -37,6 +37,7 @@ ORDER = (
     "attack",
     "local_data",
     "client_app",
+    "recorder",
     "server_app",
     "simulation",
     "compare",

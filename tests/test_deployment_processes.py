@@ -18,6 +18,7 @@ import pytest
 from local_deployment import SMALL, LocalDeployment, write_surveys
 from safetensors.numpy import load_file
 
+from plurallm.cli import export
 from plurallm.client_app import app as client_app
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,16 @@ def test_the_script_shows_the_same_model_as_the_engine_in_one_process(tmp_path):
     assert "the same to the bit" in done.stdout
     log = (tmp_path / "all/server.log").read_text()
     assert "Starting Flower SuperLink" in log
+    # Its operator exports it like any other run; released answers come from their holder's file.
+    group = next(path.stem for path in (tmp_path / "all").glob("*.csv") if path.stem != "all")
+    released = [f"release_context=[{group}]", f"survey={tmp_path / 'all' / f'{group}.csv'}"]
+    bundles = []
+    for run in ("run", "in-process"):
+        bundle = tmp_path / f"bundle-{run}"
+        export([f"run={tmp_path / 'all' / run}", f"folder={bundle}", *released])
+        bundles.append({file.name: file.read_bytes() for file in bundle.iterdir()})
+    assert bundles[0] == bundles[1]
+    assert "model.safetensors" in bundles[0]
 
 
 def test_nodes_on_separate_hosts_give_the_same_model(tmp_path):
