@@ -29,6 +29,7 @@ from plurallm.personal import PersonalModels, train_personal
 from plurallm.training import (
     LocalUpdate,
     Proximal,
+    groups_in_memory,
     received_distance,
     train_group,
     train_groups_together,
@@ -70,12 +71,13 @@ def train(message: Message, context: Context) -> Message:
     }
     losses, examples, seconds = [], [], []
     distances = _received_distances(local, asked, record, round_number)
-    chunk = _groups_at_once(local)
+    at_once = _groups_at_once(local)
+    chunk = 1 if at_once == 1 else groups_in_memory(local.model)
     for start in range(0, len(asked), chunk):
         members = asked[start : start + chunk]
         started = perf_counter()
         for row, (weights, update) in enumerate(
-            _train(local, members, record, round_number), start
+            _train(local, members, record, round_number, at_once), start
         ):
             for name, tensor in weights.items():
                 stacked[name][row] = tensor.cpu().numpy()
@@ -85,7 +87,9 @@ def train(message: Message, context: Context) -> Message:
             local.receive(record)
             tasks = [local.tasks[group] for group in members]
             models = local.personal_models(run)
-            train_personal(models, local.model, tasks, local.table_RD, local.config, round_number)
+            train_personal(
+                models, local.model, tasks, local.table_RD, local.config, round_number, at_once
+            )
         seconds += [(perf_counter() - started) / len(members)] * len(members)
     # One array after the other, so that a node of many groups never holds all of them twice.
     arrays = ArrayRecord({name: Array(stacked.pop(name)) for name in list(stacked)})
@@ -122,7 +126,7 @@ def _groups_at_once(local: LocalData) -> int:
 
 
 def _train(
-    local: LocalData, groups: list[str], record: ArrayRecord, round_number: int
+    local: LocalData, groups: list[str], record: ArrayRecord, round_number: int, at_once: int
 ) -> Iterator[tuple[Mapping[str, Tensor], LocalUpdate]]:
     """Weights and update of each group, from the received weights."""
     local.receive(record)
@@ -139,7 +143,7 @@ def _train(
             yield poison_update(groups[0], weights, received, config.attack), update
             return
         stacked, updates = train_groups_together(
-            local.model, tasks, table_RD, config, round_number, proximal
+            local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
         )
     except Exception as error:
         # The reply is for all groups of the node: say which of them it was.

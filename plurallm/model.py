@@ -159,6 +159,51 @@ class PreferenceTransformer(nn.Module):
         tokens_RW: Tensor = self.embedder(x_RW)
         return tokens_RW
 
+    def forward(
+        self,
+        x_BPD: Tensor,
+        share_BP: Tensor,
+        contexts: int,
+        start: int,
+        mask_BP: Tensor | None = None,
+    ) -> Tensor:
+        """Predict targets in one pass over context and targets, as training does.
+
+        It gives what ``encode`` and ``decode`` give, in half as many operations: context and
+        targets go through each layer together.
+
+        Parameters
+        ----------
+        x_BPD : Tensor of shape (B, P, D)
+            Embeddings of the context's points, then of the targets'.
+        share_BP : Tensor of shape (B, P)
+            Shares of the context's points, 0 for the targets'.
+        contexts : int
+            Every context point is among the first so many.
+        start : int
+            Targets are from this point on.
+        mask_BP : Tensor of shape (B, contexts), bool, optional
+            Which of the first points are the context's; all by default.
+
+        Returns
+        -------
+        Tensor of shape (B, P - start, 2)
+            Mean and raw scale of each point from `start` on.
+        """
+        # One split: each slice by itself would cost a gradient as large as the whole weight.
+        weight_WD, share_weight_W1 = torch.split(self.first.weight, [x_BPD.shape[-1], 1], 1)
+        x_BPW = linear(x_BPD.to(weight_WD.dtype), weight_WD, self.first.bias)
+        token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W1.squeeze(1))
+        mask = _attention_mask(mask_BP)
+        for number, block in enumerate(self.blocks, start=1):
+            assert isinstance(block, Block)
+            key_value = block.keys_values(token_BPW[..., :contexts, :])
+            if number == len(self.blocks):  # nothing reads the context's tokens after it
+                token_BPW = token_BPW[..., start:, :]
+            token_BPW = block(token_BPW, *key_value, mask)
+        output: Tensor = self.head(token_BPW)
+        return output
+
     def encode(self, x_BPW: Tensor, share_BP: Tensor, mask_BP: Tensor | None = None) -> Memory:
         """Encode a context.
 

@@ -81,6 +81,7 @@ def train_personal(
     table_RD: Tensor,
     config: Config,
     round_number: int,
+    at_once: int | None = None,
 ) -> None:
     """Train the personal models of some groups for one round, pulled towards the received one.
 
@@ -91,13 +92,15 @@ def train_personal(
     received : PreferenceTransformer
         The global model; it is changed and must be set anew afterwards.
     tasks : sequence of GroupTask
-        The groups: several are trained in one vectorised computation.
+        The groups: several are trained in vectorised computations.
     table_RD : Tensor of shape (R, D)
         Embeddings, on the model's device.
     config : Config
         The run's configuration, with ``personal=ditto``.
     round_number : int
         From 1.
+    at_once : int, optional
+        Groups in one vectorised computation; all by default.
     """
     assert isinstance(config.personal, DittoPersonal)
     anchor = {name: value.detach().clone() for name, value in received.named_parameters()}
@@ -109,7 +112,7 @@ def train_personal(
         models.save(tasks[0].name, round_number, received.state_dict())
         return
     weights, _ = train_groups_together(
-        received, tasks, table_RD, config, round_number, proximal, starts
+        received, tasks, table_RD, config, round_number, proximal, starts, at_once
     )
     for row, task in enumerate(tasks):
         own = {name: tensor[row] for name, tensor in weights.items()}

@@ -9,9 +9,11 @@ after the other).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -62,41 +64,64 @@ class Preferences:
 class Episode:
     """A context that is answered and targets to predict: one step's work for one group.
 
+    Context and targets are one sequence of points, the context's first.
+
     Attributes
     ----------
-    context_row_P : Tensor of shape (P_context,), int64
-        Table rows of the context's points.
-    context_share_P : Tensor of shape (P_context,)
-        Their shares.
-    target_row_P : Tensor of shape (P_target,), int64
-        Table rows of the targets' points.
+    row_P : Tensor of shape (P,), int64
+        Table rows of the points.
+    share_P : Tensor of shape (P,)
+        Shares of the context's points; 0 for the targets'.
     point_QO : Tensor of shape (Q, O), int64
-        Position of each target option among the points; 0 where there is no option.
+        Position of each target option among the points from `start` on; 0 where there is none.
     share_QO : Tensor of shape (Q, O)
         The targets' true shares.
     mask_QO : Tensor of shape (Q, O), bool
         Which options exist.
-    context_mask_P : Tensor of shape (P_context,), bool, optional
-        Which context points exist, where episodes are padded; None: all.
+    contexts : int
+        The context's points are among the first so many.
+    start : int
+        The targets' points are from here on; `contexts`, unless several episodes are stacked.
+    context_mask_P : Tensor of shape (contexts,), bool, optional
+        Which of the first points are the context's, where episodes are stacked; None: all.
     weight_Q : Tensor of shape (Q,), optional
-        Weight of each target in the mean loss, where episodes are padded; None: all alike.
+        Weight of each target in the mean loss, where episodes are stacked; None: all alike.
     """
 
-    context_row_P: Tensor
-    context_share_P: Tensor
-    target_row_P: Tensor
+    row_P: Tensor
+    share_P: Tensor
     point_QO: Tensor
     share_QO: Tensor
     mask_QO: Tensor
+    contexts: int
+    start: int
     context_mask_P: Tensor | None = None
     weight_Q: Tensor | None = None
 
+    @property
+    def context_row_P(self) -> Tensor:
+        """Table rows of the context's points."""
+        return self.row_P[: self.contexts]
+
+    @property
+    def context_share_P(self) -> Tensor:
+        """Shares of the context's points."""
+        return self.share_P[: self.contexts]
+
+    @property
+    def target_row_P(self) -> Tensor:
+        """Table rows of the targets' points."""
+        return self.row_P[self.start :]
+
     def to(self, device: torch.device) -> "Episode":
         """Copy to a device."""
+        moved: dict[str, Any] = {name: part.to(device) for name, part in self.tensors().items()}
+        return replace(self, **moved)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, without those that are not there."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: part.to(device) for name, part in parts.items() if part is not None}
-        )
+        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
 
 def make_episode(context: Preferences, target: Preferences) -> Episode:
@@ -115,13 +140,17 @@ def make_episode(context: Preferences, target: Preferences) -> Episode:
     widest = int(target.mask_QO.sum(-1).max()) if len(target) else 0
     mask_QO = target.mask_QO[:, :widest]
     point_QO = (mask_QO.flatten().cumsum(0) - 1).view(mask_QO.shape)
+    context_share_P = context.share_QO[context.mask_QO]
+    target_row_P = target.row_QO[target.mask_QO]
+    contexts = len(context_share_P)
     return Episode(
-        context_row_P=context.row_QO[context.mask_QO],
-        context_share_P=context.share_QO[context.mask_QO],
-        target_row_P=target.row_QO[target.mask_QO],
+        row_P=torch.cat([context.row_QO[context.mask_QO], target_row_P]),
+        share_P=pad(context_share_P, (0, len(target_row_P))),
         point_QO=point_QO.masked_fill(~mask_QO, 0),
         share_QO=target.share_QO[:, :widest],
         mask_QO=mask_QO,
+        contexts=contexts,
+        start=contexts,
     )
 
 

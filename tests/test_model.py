@@ -53,6 +53,38 @@ def test_gradients_equal_those_of_the_plain_masked_transformer():
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
+def in_one_pass(model, context_x, share, target_x):
+    x = torch.cat([context_x, target_x])
+    shares = torch.cat([share, torch.zeros(len(target_x), dtype=share.dtype)])
+    return model(x[None], shares[None], len(context_x), len(context_x))[0]
+
+
+@pytest.mark.parametrize(("contexts", "targets"), [(1, 1), (7, 40), (60, 5)])
+def test_one_pass_equals_encoding_and_decoding_and_so_do_its_gradients(contexts, targets):
+    model = PreferenceTransformer(24, SMALL, seed=3).double()
+    batch = random_points(contexts, targets, 24, torch.float64)
+    outputs, gradients = [], []
+    for function in (in_one_pass, predict):
+        outputs.append(function(model, *batch))
+        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), [*model.parameters()]))
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
+
+
+def test_stacked_sequences_of_different_lengths_equal_each_alone():
+    model = PreferenceTransformer(24, SMALL, seed=3).double()
+    short = random_points(4, 9, 24, torch.float64)
+    long = random_points(7, 12, 24, torch.float64, seed=1)
+    x, share = torch.zeros(2, 19, 24).double(), torch.zeros(2, 19).double()
+    for row, (context_x, shares, target_x) in enumerate((short, long)):
+        x[row, : len(context_x) + len(target_x)] = torch.cat([context_x, target_x])
+        share[row, : len(shares)] = shares
+    mask = torch.arange(7) < torch.tensor([[4], [7]])
+    output = model(x, share, 7, 4, mask)
+    torch.testing.assert_close(output[0, :9], predict(model, *short), rtol=0, atol=1e-12)
+    torch.testing.assert_close(output[1, 3:], predict(model, *long), rtol=0, atol=1e-12)
+
+
 def test_order_of_context_and_targets_does_not_matter():
     model = PreferenceTransformer(24, SMALL, seed=1).double()
     context_x, share, target_x = random_points(15, 11, 24, torch.float64)

@@ -48,16 +48,15 @@ def parts(episode: Episode) -> dict[str, Tensor | None]:
 def same(one: Episode | Preferences, other: Episode | Preferences) -> bool:
     pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)]
     return all(
-        left is right if left is None or right is None else torch.equal(left, right)
+        torch.equal(left, right) if isinstance(left, Tensor) else left == right
         for left, right in pairs
     )
 
 
 def slow_episode(context: Preferences, target: Preferences) -> dict[str, list[Any]]:
     laid: dict[str, list[Any]] = {
-        "context_row_P": [],
-        "context_share_P": [],
-        "target_row_P": [],
+        "row_P": [],
+        "share_P": [],
         "point_QO": [],
         "share_QO": [],
         "mask_QO": [],
@@ -65,16 +64,18 @@ def slow_episode(context: Preferences, target: Preferences) -> dict[str, list[An
     for question in range(len(context)):
         for option in range(context.mask_QO.shape[1]):
             if context.mask_QO[question, option]:
-                laid["context_row_P"].append(context.row_QO[question, option].item())
-                laid["context_share_P"].append(context.share_QO[question, option].item())
+                laid["row_P"].append(context.row_QO[question, option].item())
+                laid["share_P"].append(context.share_QO[question, option].item())
+    contexts = len(laid["row_P"])
     widest = max(sum(mask) for mask in target.mask_QO.tolist())
     for question in range(len(target)):
         points, shares, mask = [], [], []
         for option in range(widest):
             exists = target.mask_QO[question, option].item()
-            points.append(len(laid["target_row_P"]) if exists else 0)
+            points.append(len(laid["row_P"]) - contexts if exists else 0)
             if exists:
-                laid["target_row_P"].append(target.row_QO[question, option].item())
+                laid["row_P"].append(target.row_QO[question, option].item())
+                laid["share_P"].append(0.0)
             shares.append(target.share_QO[question, option].item())
             mask.append(exists)
         laid["point_QO"].append(points)
@@ -94,6 +95,7 @@ def test_an_episode_is_laid_out_like_the_slow_loop_does(seed: int) -> None:
     context = everything.take(torch.tensor([3, 0, 7]))
     target = everything.take(torch.tensor([11, 5, 1, 8]))
     episode = parts(make_episode(context, target))
+    assert episode.pop("contexts") == episode.pop("start") == context.mask_QO.sum()
     assert episode.pop("context_mask_P") is None
     assert episode.pop("weight_Q") is None
     assert {name: part.tolist() for name, part in episode.items()} == slow_episode(context, target)

@@ -21,6 +21,7 @@ from plurallm.training import (
     LOSSES,
     Proximal,
     episode_loss,
+    groups_in_memory,
     learning_rate,
     received_distance,
     train_group,
@@ -29,6 +30,7 @@ from plurallm.training import (
 from plurallm.training.adam import Adam
 from plurallm.training.local import round_episodes
 from plurallm.training.losses import predict
+from plurallm.training.together import batches, stack_episodes
 
 
 @pytest.fixture
@@ -162,8 +164,9 @@ def test_loss_is_the_mean_over_target_questions(local):
     torch.testing.assert_close(together, sum(separate) / 2)
 
 
+@pytest.mark.parametrize("at_once", [None, 2])
 @pytest.mark.parametrize("loss", ["cross_entropy", "jensen_shannon", "gaussian"])
-def test_groups_together_equal_one_after_the_other(tmp_path, loss):
+def test_groups_together_equal_one_after_the_other(tmp_path, loss, at_once):
     overrides = [*TINY, f"training={loss}", "precision=float64", f"cache_dir={tmp_path}"]
     config = load_config(overrides, None)
     survey = load_survey(config.data)
@@ -171,7 +174,9 @@ def test_groups_together_equal_one_after_the_other(tmp_path, loss):
     table = survey_table(survey, config)
     model = PreferenceTransformer(table.shape[1], config.model, seed=0).double()
     before = copy.deepcopy(model.state_dict())
-    weights, updates = train_groups_together(model, tasks, table, config, round_number=2)
+    weights, updates = train_groups_together(
+        model, tasks, table, config, round_number=2, at_once=at_once
+    )
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     for row, task in enumerate(tasks):
         one = copy.deepcopy(model)
@@ -180,6 +185,37 @@ def test_groups_together_equal_one_after_the_other(tmp_path, loss):
         assert updates[row].examples == update.examples
         for name, value in one.state_dict().items():
             torch.testing.assert_close(weights[name][row], value, rtol=0, atol=1e-8)
+
+
+def test_groups_of_like_length_are_computed_together(local):
+    config, tasks, *_ = local
+    drawn = [episode for task in tasks.values() for episode in round_episodes(task, config, 1)]
+    lengths = [len(episode.row_P) for episode in drawn]
+    found = list(batches(drawn, 4))
+    assert sorted(row for rows in found for row in rows) == list(range(len(drawn)))
+    assert [lengths[row] for rows in found for row in rows] == sorted(lengths)
+    assert [len(rows) for rows in found] == [4] * (len(drawn) // 4) + [2]
+
+
+def test_stacked_episodes_are_as_long_as_the_longest_and_lead_back_to_their_rows(local):
+    config, tasks, *_ = local
+    drawn = [next(round_episodes(task, config, 1)) for task in tasks.values()]
+    stacked = stack_episodes(drawn)
+    assert stacked.row_P.shape == (3, max(len(episode.row_P) for episode in drawn))
+    for row, episode in enumerate(drawn):
+        questions, options = episode.mask_QO.shape
+        # Counted from the stack's start: the shortest context's end.
+        point = (stacked.point_QO + stacked.start)[row, :questions, :options]
+        rows = stacked.row_P[row][point][episode.mask_QO]
+        assert torch.equal(rows, episode.target_row_P[episode.point_QO][episode.mask_QO])
+        context = stacked.context_mask_P[row]
+        assert torch.equal(stacked.row_P[row, : stacked.contexts][context], episode.context_row_P)
+
+
+def test_groups_in_memory_follow_the_size_of_the_weights():
+    sizes = load_config([], None).model
+    small, large = (PreferenceTransformer(width, sizes, 0) for width in (384, 4096))
+    assert groups_in_memory(small) > groups_in_memory(large) > 85  # all of GlobalOpinionQA's
 
 
 def test_adam_is_that_of_torch_to_the_bit():

@@ -10,18 +10,21 @@ from torch import Tensor
 
 from plurallm.config import GaussianTraining, TrainingConfig
 from plurallm.divergence import cross_entropy, gaussian_nll, jensen_shannon_divergence
-from plurallm.model import Prediction, PreferenceTransformer, gather_questions, predict_episode
+from plurallm.model import Prediction, gather_questions
 from plurallm.preferences import Episode
+
+Network = Callable[..., Tensor]
+"""A ``PreferenceTransformer``, or what calls one with other weights."""
 
 
 def episode_loss(
-    model: PreferenceTransformer, episode: Episode, table_RD: Tensor, config: TrainingConfig
+    model: Network, episode: Episode, table_RD: Tensor, config: TrainingConfig
 ) -> Tensor:
     """Mean loss over an episode's target questions.
 
     Parameters
     ----------
-    model : PreferenceTransformer
+    model : Network
         Predicts the targets from the context.
     episode : Episode
         On the model's device.
@@ -39,13 +42,13 @@ def episode_loss(
     return loss_Q.mean() if episode.weight_Q is None else (loss_Q * episode.weight_Q).sum()
 
 
-def predict(model: PreferenceTransformer, episode: Episode, table_RD: Tensor) -> Prediction:
+def predict(model: Network, episode: Episode, table_RD: Tensor) -> Prediction:
     """Predict an episode's targets from its context.
 
     Parameters
     ----------
-    model : PreferenceTransformer
-        The network.
+    model : Network
+        What is called.
     episode : Episode
         On the model's device.
     table_RD : Tensor of shape (R, D)
@@ -56,14 +59,15 @@ def predict(model: PreferenceTransformer, episode: Episode, table_RD: Tensor) ->
     Prediction
         Of the target questions, differentiable.
     """
-    output_P2 = predict_episode(
-        model,
-        model.embed(table_RD[episode.context_row_P]),
-        episode.context_share_P,
-        model.target_tokens(model.embed(table_RD[episode.target_row_P])),
-        episode.context_mask_P,
+    mask_P = episode.context_mask_P
+    output_1P2 = model(
+        table_RD[episode.row_P].unsqueeze(0),
+        episode.share_P.unsqueeze(0),
+        episode.contexts,
+        episode.start,
+        None if mask_P is None else mask_P.unsqueeze(0),
     )
-    return gather_questions(output_P2, episode.point_QO, episode.mask_QO)
+    return gather_questions(output_1P2.squeeze(0), episode.point_QO, episode.mask_QO)
 
 
 def _cross_entropy(prediction: Prediction, episode: Episode, _: TrainingConfig) -> Tensor:
