@@ -37,6 +37,7 @@ from plurallm.node import (
 )
 from plurallm.personal import PersonalModels
 from plurallm.privacy import protect_survey
+from plurallm.records import read_array
 from plurallm.roles import Roles, assign_roles, count_seen, groups_of_node
 from plurallm.survey import Survey
 from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
@@ -78,7 +79,8 @@ class LocalData:
 
     def receive(self, arrays: ArrayRecord) -> None:
         """Put received weights into the model."""
-        self.model.load_state_dict(arrays.to_torch_state_dict())
+        received = {name: read_array(array).copy() for name, array in arrays.items()}
+        self.model.load_state_dict({n: torch.from_numpy(array) for n, array in received.items()})
 
     def personal_models(self, run: str) -> PersonalModels:
         """Where the groups' own models of a run are kept.

@@ -11,6 +11,7 @@ from plurallm.baselines import score_baselines
 from plurallm.checkpoint import Arrays, Checkpoint, save_checkpoint
 from plurallm.config import Config, PoisoningAttack, config_dict
 from plurallm.evaluation import summarize
+from plurallm.records import read_array
 from plurallm.roles import Roles, assign_roles, count_seen
 from plurallm.strategy import Attendance, GroupFedAvg, RoundReport, describe, is_deployment
 from plurallm.tasks import group_tasks, load_survey, survey_table
@@ -67,7 +68,7 @@ class Recorder:
         if self._roles != self._attendance.roles:
             # Means over other groups do not compare.
             self._roles, self._best = self._attendance.roles, None
-        arrays = {name: array.numpy() for name, array in record.items()}
+        arrays = {name: read_array(array) for name, array in record.items()}
         metrics: dict[str, Any] = {
             "round": report.round_number,
             "step": report.round_number * self._config.training.steps_per_round,

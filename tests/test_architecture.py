@@ -29,6 +29,7 @@ ORDER = (
     "training",
     "evaluation",
     "baselines",
+    "records",
     "checkpoint",
     "privacy",
     "strategy",

@@ -26,6 +26,7 @@ from flwr.serverapp.strategy import FedAvg
 from plurallm.checkpoint import Arrays
 from plurallm.config import Config, ConfigError, FairStrategy
 from plurallm.randomness import digest_fraction
+from plurallm.records import read_array
 from plurallm.roles import Roles
 from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
@@ -122,7 +123,7 @@ class GroupFedAvg(FedAvg):
             self.attendance.follow(grid, self.report.round_number)
             self.roles, self.groups_of = self.attendance.roles, self.attendance.groups_of
         self._shapes = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
-        self._global = {name: array.numpy() for name, array in arrays.items()}
+        self._global = {name: read_array(array) for name, array in arrays.items()}
         participants = self._participants()
         messages = self._ask(MessageType.TRAIN, participants, arrays)
         self.report.refused |= self._away(participants)

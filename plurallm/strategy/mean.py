@@ -64,7 +64,7 @@ class OrderedMean:
     def _accumulate(self, arrays: Mapping[str, npt.NDArray[Any]], weight: float) -> None:
         self._weight += weight
         for name, array in arrays.items():
-            weighted = array.astype(np.float64) * weight
+            weighted = np.multiply(array, weight, dtype=np.float64)
             if name in self._sums:
                 self._sums[name] += weighted
             else:

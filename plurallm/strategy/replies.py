@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from plurallm.checkpoint import Arrays
 from plurallm.evaluation import GroupScore
+from plurallm.records import read_array
 
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and type of every weight by name."""
@@ -111,7 +112,7 @@ def read_updates(
         return
     record = next(iter(content.array_records.values()))
     metrics: Mapping[str, Any] = next(iter(content.metric_records.values()))
-    stacked = {name: record[name].numpy() for name in record}
+    stacked = {name: read_array(record[name]) for name in record}
     for row, group in enumerate(groups):
         arrays = {name: array[row] for name, array in stacked.items()}
         examples, loss, *distance = (float(metrics[key][row]) for key in keys)
@@ -157,10 +158,11 @@ def too_large(update: Update, weights: Arrays, bound: float | None) -> str | Non
     if bound is None:
         return None
     with np.errstate(over="ignore"):  # an infinite norm is too large as well
-        squares = [
-            float(np.square(array.astype(np.float64) - weights[name]).sum())
+        moved = [
+            np.subtract(array, weights[name], dtype=np.float64).ravel()
             for name, array in update.arrays.items()
         ]
+        squares = [float(np.dot(difference, difference)) for difference in moved]
     norm = math.sqrt(sum(squares))
     return f"update refused: its norm is {norm:.3g}, the bound {bound:g}" if norm > bound else None
 
