@@ -5,7 +5,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from plurallm.node import (
     guard,
 )
 from plurallm.personal import PersonalModels, train_personal
+from plurallm.records import write_array
 from plurallm.training import (
     LocalUpdate,
     Proximal,
@@ -92,7 +93,7 @@ def train(message: Message, context: Context) -> Message:
             )
         seconds += [(perf_counter() - started) / len(members)] * len(members)
     # One array after the other, so that a node of many groups never holds all of them twice.
-    arrays = ArrayRecord({name: Array(stacked.pop(name)) for name in list(stacked)})
+    arrays = ArrayRecord({name: write_array(stacked.pop(name)) for name in list(stacked)})
     metrics = MetricRecord(
         {"num-examples": examples, "train-loss": losses, "seconds": seconds, **distances}
     )
@@ -129,9 +130,8 @@ def _train(
     local: LocalData, groups: list[str], record: ArrayRecord, round_number: int, at_once: int
 ) -> Iterator[tuple[Mapping[str, Tensor], LocalUpdate]]:
     """Weights and update of each group, from the received weights."""
-    local.receive(record)
+    received = local.receive(record)
     config, table_RD = local.config, local.table_RD
-    received = {name: value.clone() for name, value in local.model.state_dict().items()}
     proximal = None
     if isinstance(config.strategy, FedProxStrategy) and config.strategy.mu > 0:
         proximal = Proximal(config.strategy.mu, received)

@@ -77,10 +77,14 @@ class LocalData:
     model: PreferenceTransformer
     _predictor: tuple[str, Predictor] | None = field(default=None, repr=False)
 
-    def receive(self, arrays: ArrayRecord) -> None:
-        """Put received weights into the model."""
-        received = {name: read_array(array).copy() for name, array in arrays.items()}
-        self.model.load_state_dict({n: torch.from_numpy(array) for n, array in received.items()})
+    def receive(self, arrays: ArrayRecord) -> dict[str, Tensor]:
+        """Put received weights into the model; give them, on its device."""
+        received = {
+            name: torch.from_numpy(read_array(array).copy()).to(self.table_RD.device)
+            for name, array in arrays.items()
+        }
+        self.model.load_state_dict(received)
+        return received
 
     def personal_models(self, run: str) -> PersonalModels:
         """Where the groups' own models of a run are kept.

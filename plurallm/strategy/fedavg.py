@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Message,
@@ -26,7 +25,7 @@ from flwr.serverapp.strategy import FedAvg
 from plurallm.checkpoint import Arrays
 from plurallm.config import Config, ConfigError, FairStrategy
 from plurallm.randomness import digest_fraction
-from plurallm.records import read_array
+from plurallm.records import read_array, write_array
 from plurallm.roles import Roles
 from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
@@ -158,7 +157,7 @@ class GroupFedAvg(FedAvg):
             return None, None  # Flower keeps the weights of the round before
         arrays = self.aggregator.finish()
         self.report.strategy = self.aggregator.report()
-        averaged = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        averaged = ArrayRecord({name: write_array(array) for name, array in arrays.items()})
         return averaged, MetricRecord({"train-loss": float(self.report.train_loss or 0)})
 
     def configure_evaluate(
