@@ -158,10 +158,7 @@ def too_large(update: Update, weights: Arrays, bound: float | None) -> str | Non
     if bound is None:
         return None
     with np.errstate(over="ignore"):  # an infinite norm is too large as well
-        moved = [
-            np.subtract(array, weights[name], dtype=np.float64).ravel()
-            for name, array in update.arrays.items()
-        ]
+        moved = [(array - weights[name]).ravel() for name, array in update.arrays.items()]
         squares = [float(np.dot(difference, difference)) for difference in moved]
     norm = math.sqrt(sum(squares))
     return f"update refused: its norm is {norm:.3g}, the bound {bound:g}" if norm > bound else None
