@@ -3,9 +3,14 @@
 Dimension letters as in the modules they mirror.
 """
 
+import ast
+import csv
+import gzip
 import itertools
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -81,6 +86,30 @@ def points(preferences: Preferences, table_RD: Tensor) -> tuple[Tensor, Tensor]:
                 x.append(table_RD[preferences.row_QO[question, option]])
                 y.append(preferences.share_QO[question, option])
     return torch.stack(x), torch.stack(y)
+
+
+def load_group(
+    path: Path, vectors: Mapping[tuple[str, str], Tensor], group: str
+) -> list[tuple[Tensor, Tensor]]:
+    """One country's answers out of GlobalOpinionQA's file, row by row, each with its own vectors.
+
+    The whole file is read for every group, as the published code does.
+    """
+    loaded = {}
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
+        for row in csv.DictReader(file):
+            text = row["question"].strip()
+            selections = ast.literal_eval(re.search(r"\{.*\}", row["selections"], re.DOTALL)[0])
+            shares = selections.get(group, [])
+            options = [
+                str(int(option)) if isinstance(option, float) else str(option).strip()
+                for option in ast.literal_eval(row["options"])
+            ]
+            if text and sum(shares) > 0 and (text, *options) not in loaded:
+                x = [vectors[text, option].clone() for option in options]
+                y = [share / sum(shares) for share in shares]
+                loaded[text, *options] = torch.stack(x), torch.tensor(y)
+    return list(loaded.values())
 
 
 def evaluate_by_question(

@@ -1,0 +1,1 @@
+"""What ``scripts/benchmark.py`` measures: data, learning, federation, the full job."""

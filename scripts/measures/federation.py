@@ -1,0 +1,174 @@
+"""Rounds of whole federations in both engines, their start-up and memory, and the mean."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from measures.bench import Bench, Row, against_bytes, medians, show
+from plurallm.config import hydra_quote
+from plurallm.strategy import OrderedMean
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+COMMANDS = {
+    "in one process": (sys.executable, "-c", "from plurallm.cli import main; main()", "train"),
+    "flwr run": (sys.executable, str(REPOSITORY / "scripts/run.py")),
+}
+"""How each engine runs a federation."""
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A federation that was run by a command.
+
+    Attributes
+    ----------
+    seconds : float
+        From the command to its end.
+    start : float
+        Seconds from the command to the start of the first round.
+    memory : float
+        Most MB that the command's own process had in memory.
+    timings : list of dict
+        The run's ``timings.jsonl``.
+    """
+
+    seconds: float
+    start: float
+    memory: float
+    timings: list[dict[str, Any]]
+
+    def total(self, phase: str) -> float:
+        """Seconds of a phase, ``train`` or ``evaluate``, over all rounds."""
+        return float(sum(line["seconds"].get(phase, 0.0) for line in self.timings))
+
+    def compute(self) -> float:
+        """Seconds that the clients' own clocks count as training, over all groups and rounds."""
+        return sum(map(_compute, self.timings))
+
+
+def run_command(engine: str, overrides: Sequence[str], environment: dict[str, str]) -> Run:
+    """Run a federation in a folder of its own and read what it took."""
+    with TemporaryDirectory() as temporary:
+        folder, log = Path(temporary) / "run", Path(temporary) / "log"
+        own = f"output_dir={hydra_quote(str(folder))}"
+        started = time.perf_counter()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*COMMANDS[engine], *overrides, own],
+                cwd=temporary,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+            first_round = 0.0
+            while not first_round and process.poll() is None:
+                file = folder / "timings.jsonl"
+                if file.exists() and file.read_text().endswith("\n"):
+                    first_round = time.perf_counter() - started
+                time.sleep(0.01)
+            if process.returncode is None:
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - started
+        if process.returncode or not first_round:
+            raise RuntimeError(f"{engine} failed:\n{log.read_text()[-2000:]}")
+        timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
+    unit = 1e-6 if sys.platform == "darwin" else 1024e-6  # counted in bytes, elsewhere in KiB
+    start = first_round - sum(timings[0]["seconds"].values())
+    return Run(seconds, start, usage.ru_maxrss * unit, timings)
+
+
+def rounds(bench: Bench) -> Iterator[Row]:
+    """Rounds in one process, for each number of groups, on one node and on a node for each."""
+    for count in bench.sizes:
+        for nodes in ("1", "null"):
+            yield from _engine(bench, "in one process", count, nodes)
+
+
+def flower(bench: Bench) -> Iterator[Row]:
+    """Rounds of Flower's simulation engine, each client with one thread."""
+    for count in bench.sizes[:1] if bench.quick else bench.sizes:
+        for nodes in ("null",) if bench.quick else ("1", "null"):
+            yield from _engine(bench, "flwr run", count, nodes)
+
+
+def _engine(bench: Bench, engine: str, count: int, nodes: str) -> Iterator[Row]:
+    measured = 2 if bench.quick else max(3, bench.repeats)
+    skip = 1  # the first round of a process also lays out its data
+    overrides = [
+        *bench.with_groups(count),
+        *(f"federation.nodes={nodes}", f"federation.rounds={measured + skip}"),
+        f"evaluation.every={measured + skip}",
+        "threads=1",
+    ]
+    run = run_command(engine, overrides, ENVIRONMENT)
+    groups = len(run.timings[-1]["groups"])
+    where = "one node" if nodes == "1" else "a node each"
+    name = f"{groups} groups, {where}, {engine}"
+    lines = run.timings[skip:]
+    whole = median(line["seconds"]["train"] for line in lines)
+    pure = median(map(_compute, lines))
+    required = "at most 1.05" if engine == "in one process" else ""
+    against = f"training alone: {show(1e3 * pure)} ms"
+    yield Row(f"round: {name}", 1e3 * whole, "ms", against, whole / pure, required)
+    steps = groups * bench.config.training.steps_per_round
+    yield Row("of it a group's step", 1e3 * whole / steps, "ms")
+    yield Row("start-up", run.start, "s")
+    if engine == "in one process":
+        table = bench.local.table_RD.nbytes / 1e6
+        against = f"embedding table: {show(table)} MB"
+        yield Row("peak memory of the process", run.memory, "MB", against, run.memory / table)
+
+
+def _compute(line: dict[str, Any]) -> float:
+    return float(sum(own["seconds"] for own in line["groups"].values()))
+
+
+def start_up(bench: Bench) -> Iterator[Row]:
+    """What starts before a run: imports, and the configuration."""
+    parts = {
+        "start Python and import the app": "import plurallm.simulation",
+        "the same, and compose the configuration": (
+            "import plurallm.simulation; from plurallm.config import load_config; "
+            "load_config([], None)"
+        ),
+    }
+    commands = [[sys.executable, "-c", code] for code in parts.values()]
+    seconds = medians(
+        bench, *(lambda c=command: subprocess.run(c, check=True) for command in commands)
+    )
+    for name, spent in zip(parts, seconds, strict=True):
+        yield Row(name, 1e3 * spent, "ms")
+
+
+def aggregation(bench: Bench) -> Iterator[Row]:
+    """The weighted mean of updates that arrive in order."""
+    shapes = {name: weight.shape for name, weight in bench.local.model.state_dict().items()}
+    # Eight in turn: more than a processor's caches hold; a hundred would only fill the memory.
+    updates = [{name: torch.randn(s).numpy() for name, s in shapes.items()} for _ in range(8)]
+
+    def aggregate(count: int) -> None:
+        mean = OrderedMean(map(str, range(count)))
+        for number in range(count):
+            mean.add(str(number), updates[number % len(updates)], number + 1.0)
+        mean.average()
+
+    few, many = medians(bench, lambda: aggregate(8), lambda: aggregate(100))
+    weights = sum(shape.numel() for shape in shapes.values())
+    # An update is read in float32, the sum read and written in float64.
+    yield against_bytes(bench, "aggregate 8 updates", few, 8 * 20 * weights)
+    yield Row("aggregate 100 updates", 1e3 * many, "ms", "8 updates", many / few)

@@ -1,0 +1,167 @@
+"""Evaluation, one training step, and groups together against one after the other."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from measures.bench import (
+    Bench,
+    Row,
+    against_floor,
+    count_flops,
+    count_operations,
+    medians,
+    peak_memory,
+    reference,
+    show,
+)
+from plurallm.config import Config
+from plurallm.divergence import jensen_shannon_distance
+from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
+from plurallm.model import PreferenceTransformer
+from plurallm.preferences import split_context
+from plurallm.randomness import generator
+from plurallm.tasks import GroupTask, group_tasks
+from plurallm.training import train_group, train_groups_together
+from plurallm.training.local import round_episodes
+from plurallm.training.together import batches, stack_episodes
+
+AT_ONCE = 32
+"""Groups in one vectorised computation, as on a GPU."""
+
+
+def evaluation(bench: Bench) -> Iterator[Row]:
+    """All groups, one draw: a group in one pass, against one pass of context and question each."""
+    model, table_RD, config = bench.local.model, bench.local.table_RD, bench.config
+    plain, vectors_RD = reference.PlainTransformer(table_RD.shape[1], config.model), table_RD.cpu()
+    plain.copy_weights(model)
+    episodes, distances = [], list[float]()
+    for task in bench.local.tasks.values():
+        draws = generator(config.seed, "evaluation", task.name, 0)
+        context, rest = split_context(task.seen, config.evaluation.context_questions, draws)
+        target = rest.join(task.unseen)
+        sample_Q = torch.arange(0, len(target), bench.stride)
+        episodes.append((context, target, target.take(sample_Q)))
+
+    def fast() -> tuple[Predictor, list[GroupScore]]:
+        predict = model_predictor(model, table_RD)
+        return predict, [score_group(task, predict, config) for task in bench.local.tasks.values()]
+
+    def slow() -> None:
+        by_question = partial(reference.evaluate_by_question, plain, vectors_RD)
+        distances[:] = [by_question(context, sample) for context, _, sample in episodes]
+
+    points = partial(reference.points, table_RD=vectors_RD)
+    once = partial(map, points, [context for context, _, _ in episodes])  # not for each question
+    fast_s, slow_s, once_s = medians(bench, fast, slow, lambda: [*once()])
+    (predict, scores), differences = fast(), []
+    for (context, target, _), score, distance in zip(episodes, scores, distances, strict=True):
+        share_QO = predict(context, target.without_shares()).double().cpu()
+        distance_Q = jensen_shannon_distance(target.share_QO.double(), share_QO)
+        differences.append(distance_Q[:: bench.stride].mean().item() - distance)
+        seen_Q = distance_Q[: score.seen_questions]  # shows that `score_group` takes these episodes
+        differences.append(seen_Q.mean().item() - score.seen_distance[0])
+    gap = max(map(abs, differences))
+    if not gap < 1e-4:
+        raise RuntimeError(f"the two forms of the evaluation differ by {gap:.1e} in score")
+    answers, timed = (sum(len(episode[part]) for episode in episodes) for part in (1, 2))
+    slow_s = once_s + (slow_s - once_s) * answers / timed
+    against = f"slow: {show(slow_s)} s, scaled from {timed} of {answers}; scores within {gap:.0e}"
+    name = f"evaluate {len(episodes)} groups"
+    yield Row(name, 1e3 * fast_s, "ms", against, fast_s / slow_s, "at most 0.025")
+    yield against_floor(bench, name, fast)
+
+
+def training_step(bench: Bench) -> Iterator[Row]:
+    """One step of local training, the mean over a first round of the run's training groups."""
+    tasks = [bench.local.tasks[group] for group in bench.local.roles.train]
+    steps = len(tasks) * bench.config.training.steps_per_round
+    train = partial(
+        train_group,
+        bench.local.model,
+        table_RD=bench.local.table_RD,
+        config=bench.config,
+        round_number=1,
+    )
+    yield against_floor(bench, "one training step", lambda: [*map(train, tasks)], steps)
+
+
+def together(bench: Bench) -> Iterator[Row]:
+    """Groups trained in vectorised computations, against one after the other."""
+    model, table_RD = bench.local.model, bench.local.table_RD
+    config = replace(bench.config, training=replace(bench.config.training, steps_per_round=2))
+    tasks = list(group_tasks(bench.survey, bench.everyone.train, config).values())
+    for count in bench.sizes:
+        chosen = tasks[:count]
+
+        def apart(chosen: list[GroupTask] = chosen) -> None:
+            start = {name: value.clone() for name, value in model.state_dict().items()}
+            for task in chosen:
+                train_group(model, task, table_RD, config, 1)
+                model.load_state_dict(start)
+
+        def at_once(chosen: list[GroupTask] = chosen) -> None:
+            train_groups_together(model, chosen, table_RD, config, 1, at_once=AT_ONCE)
+
+        fast, slow = medians(replace(bench, repeats=min(bench.repeats, 3)), at_once, apart)
+        name = f"2 steps of {count} groups, together"
+        against = f"one after the other: {show(1e3 * slow)} ms"
+        yield Row(name, 1e3 * fast, "ms", against, fast / slow)
+        counts = [count_operations(action) / 2 for action in (at_once, apart)]
+        against = f"one after the other: {show(counts[1])}"
+        yield Row("operations a step", counts[0], "", against, counts[0] / counts[1])
+        flops = [count_flops(action) / 2e9 for action in (at_once, apart)]
+        against = f"one after the other: {show(flops[1])}"
+        yield Row("of the products a step", flops[0], "GFLOP", against, flops[0] / flops[1])
+        real, padded = _points(chosen, config)
+        yield Row("points with padding", padded, "", f"without: {show(real)}", padded / real)
+        peaks = []
+        for action in (at_once, apart):
+            with peak_memory(bench.device) as found:
+                action()
+            peaks += found
+        if peaks:
+            against = f"one after the other: {show(peaks[1])}"
+            ratio = peaks[0] / peaks[1] if peaks[1] > 1 else None
+            yield Row("memory more than before", peaks[0], "MB", against, ratio)
+    yield _difference(bench, tasks[: bench.sizes[0]], config)
+
+
+def _points(tasks: list[GroupTask], config: Config) -> tuple[int, int]:
+    """Points of a step of all groups in the median of both steps: as drawn, and as computed."""
+    real = padded = 0
+    for episodes in zip(*(round_episodes(task, config, 1) for task in tasks), strict=True):
+        real += sum(len(episode.row_P) for episode in episodes)
+        for rows in batches(episodes, AT_ONCE):
+            padded += stack_episodes([episodes[row] for row in rows]).row_P.numel()
+    return real // 2, padded // 2
+
+
+def _difference(bench: Bench, tasks: list[GroupTask], config: Config) -> Row:
+    """Largest difference of a weight after training in both ways, in float64."""
+    double = replace(config, precision="float64")
+    names = [task.name for task in tasks]
+    chosen = group_tasks(bench.survey, names, double)
+    table_RD = bench.local.table_RD
+    start = PreferenceTransformer(table_RD.shape[1], double.model, double.seed)
+    model = start.to(table_RD.device, torch.float64)
+    weights, _ = train_groups_together(
+        model, list(chosen.values()), table_RD, double, 1, at_once=max(2, len(names) // 2)
+    )
+    received = {name: value.clone() for name, value in model.state_dict().items()}
+    gap = 0.0
+    for row, task in enumerate(chosen.values()):
+        model.load_state_dict(received)
+        train_group(model, task, table_RD, double, 1)
+        gap = max(gap, _largest(model.state_dict(), {n: w[row] for n, w in weights.items()}))
+    if not gap < 1e-8:
+        raise RuntimeError(f"together and one after the other differ by {gap:.1e} in float64")
+    name = f"weights of {len(names)} groups, together"
+    return Row(name, gap, "", "largest difference, in float64", None, "below 1e-8")
+
+
+def _largest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return max((value - other[name]).abs().max().item() for name, value in one.items())
