@@ -202,24 +202,24 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     found: list[float] = []
     if device.type != "cpu":
         torch.accelerator.reset_peak_memory_stats(device)
-        before = torch.accelerator.memory_allocated(device)
+        taken = torch.accelerator.memory_allocated(device)
         yield found
-        found.append((torch.accelerator.max_memory_allocated(device) - before) / 1e6)
+        found.append((torch.accelerator.max_memory_allocated(device) - taken) / 1e6)
         return
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not reset.exists():
         yield found
         return
     reset.write_text("5")  # the peak starts anew
-    before = _kilobytes(status, "VmRSS")
+    before = megabytes(status, "VmRSS")
     yield found
-    found.append((_kilobytes(status, "VmHWM") - before) * 1024e-6)
+    found.append(max(0.0, megabytes(status, "VmHWM") - before))
 
 
-def _kilobytes(status: Path, key: str) -> int:
-    found = re.search(rf"{key}:\s*(\d+) kB", status.read_text())
-    assert found is not None
-    return int(found[1])
+def megabytes(status: Path, key: str) -> float:
+    """MB that Linux tells of a process; 0 where it has ended, or on another system."""
+    found = re.search(rf"{key}:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024e-6 if found else 0.0
 
 
 def show(value: float | None) -> str:

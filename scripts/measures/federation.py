@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from measures.bench import Bench, Row, against_bytes, medians, show
+from measures.bench import Bench, Row, against_bytes, medians, megabytes, show
 from plurallm.config import hydra_quote
 from plurallm.strategy import OrderedMean
 
@@ -40,7 +40,7 @@ class Run:
     start : float
         Seconds from the command to the start of the first round.
     memory : float
-        Most MB that the command's own process had in memory.
+        Most MB that the command's own process had in memory; 0 where the system does not say.
     timings : list of dict
         The run's ``timings.jsonl``.
     """
@@ -74,22 +74,20 @@ def run_command(engine: str, overrides: Sequence[str], environment: dict[str, st
                 stdout=output,
                 stderr=output,
             )
-            first_round = 0.0
-            while not first_round and process.poll() is None:
-                file = folder / "timings.jsonl"
-                if file.exists() and file.read_text().endswith("\n"):
+            first_round = memory = 0.0
+            file, status = folder / "timings.jsonl", Path(f"/proc/{process.pid}/status")
+            while process.poll() is None:
+                if not first_round and file.exists() and file.read_text().endswith("\n"):
                     first_round = time.perf_counter() - started
-                time.sleep(0.01)
-            if process.returncode is None:
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
+                # Not the child's resource usage: that begins with what its parent had.
+                memory = max(memory, megabytes(status, "VmHWM"))
+                time.sleep(0.02)
         seconds = time.perf_counter() - started
         if process.returncode or not first_round:
             raise RuntimeError(f"{engine} failed:\n{log.read_text()[-2000:]}")
         timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
-    unit = 1e-6 if sys.platform == "darwin" else 1024e-6  # counted in bytes, elsewhere in KiB
     start = first_round - sum(timings[0]["seconds"].values())
-    return Run(seconds, start, usage.ru_maxrss * unit, timings)
+    return Run(seconds, start, memory, timings)
 
 
 def rounds(bench: Bench) -> Iterator[Row]:
@@ -128,7 +126,7 @@ def _engine(bench: Bench, engine: str, count: int, nodes: str) -> Iterator[Row]:
     steps = groups * bench.config.training.steps_per_round
     yield Row("of it a group's step", 1e3 * whole / steps, "ms")
     yield Row("start-up", run.start, "s")
-    if engine == "in one process":
+    if run.memory and engine == "in one process":
         table = bench.local.table_RD.nbytes / 1e6
         against = f"embedding table: {show(table)} MB"
         yield Row("peak memory of the process", run.memory, "MB", against, run.memory / table)

@@ -59,4 +59,5 @@ def job(bench: Bench) -> Iterator[Row]:
     yield Row("of it the rest", rest, "s")
     against = f"training alone: {show(compute)} s"
     yield Row("its rounds", trained, "s", against, trained / compute, "at most 1.05")
-    yield Row("peak memory of the process", run.memory, "MB")
+    if run.memory:
+        yield Row("peak memory of the process", run.memory, "MB")

@@ -125,13 +125,12 @@ def together(bench: Bench) -> Iterator[Row]:
             peaks += found
         if peaks:
             against = f"one after the other: {show(peaks[1])}"
-            ratio = peaks[0] / peaks[1] if peaks[1] > 1 else None
-            yield Row("memory more than before", peaks[0], "MB", against, ratio)
+            yield Row("memory more than before", peaks[0], "MB", against)
     yield _difference(bench, tasks[: bench.sizes[0]], config)
 
 
 def _points(tasks: list[GroupTask], config: Config) -> tuple[int, int]:
-    """Points of a step of all groups in the median of both steps: as drawn, and as computed."""
+    """Points of all groups in a step, mean of both steps: as drawn, and as computed."""
     real = padded = 0
     for episodes in zip(*(round_episodes(task, config, 1) for task in tasks), strict=True):
         real += sum(len(episode.row_P) for episode in episodes)
