@@ -150,8 +150,10 @@ def own_home() -> Iterator[Path]:
 
 def surroundings(home: Path) -> dict[str, Any]:
     """Options of ``subprocess`` for the commands of this home."""
-    # Nothing of the caller's Flower and Ray, and no proxy between the parts of the run.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    # Nothing of the caller's Flower and Ray, and no proxy between the parts of the run. Ray gives
+    # each actor as many threads as cores, unless the caller's environment says how many.
+    foreign = ("FLWR_", "RAY_", "OMP_NUM_THREADS")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "no_proxy": "127.0.0.1,localhost," + os.environ.get("no_proxy", ""),

@@ -46,6 +46,14 @@ def test_both_engines_give_the_same_bits(tmp_path):
     assert result_bytes(tmp_path / "here") == result_bytes(tmp_path / "shared")
 
 
+def test_actors_have_as_many_threads_as_cores_whatever_the_caller_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    short = ("threads=null", "federation.rounds=1")
+    done = flower_run(REPOSITORY, tmp_path / "run", *short)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/summary.json").read_text())["threads"] == [1]
+
+
 def spoiled_checkout(tmp_path, in_training):
     """A copy of the project whose clients run some more code when they are asked to train."""
     checkout = tmp_path / "checkout"

@@ -258,3 +258,10 @@ def test_lost_superlink_is_an_error(tmp_path: Path, mark: str) -> None:
     _, err = run.communicate(timeout=60)
     assert run.returncode == 1
     assert "SuperLink ended" in err
+
+
+def test_the_callers_threads_are_not_those_of_every_actor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    assert "OMP_NUM_THREADS" not in launcher.surroundings(tmp_path)["env"]
