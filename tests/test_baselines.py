@@ -1,15 +1,19 @@
 """Predictors without a network: numbers worked by hand on tiny surveys."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from measures.bench import peak_memory
 from scipy.spatial.distance import jensenshannon
+from torch.nn.functional import normalize
 
 from plurallm.baselines import (
     answer_pool,
+    baseline_predictors,
     context_mean,
     mixture,
     neighbours,
@@ -237,9 +241,21 @@ def test_neighbours_use_the_nearest_known_point_and_seen_questions_only(
         for option, row in enumerate(question_rows):
             # Options point in two directions; the unseen question lies on the first seen one.
             table_RD[row, 4 * option + question % 3] = 1.0
-    predict = neighbours(answer_pool(tasks, ["A"]), table_RD)
+    predict = neighbours(answer_pool(tasks, ["A"]), normalize(table_RD))
     (predicted,) = predict(rows(tasks["B"], 2), tasks["B"].unseen.without_shares()).tolist()
     assert predicted == pytest.approx([0.9, 0.1], abs=1e-6)  # the unseen answer itself is (0, 1)
     # A context answer of the group's own stands in for the others' answer to that question.
     (predicted,) = predict(rows(tasks["B"], 0), tasks["B"].unseen.without_shares()).tolist()
     assert predicted == pytest.approx([0.5, 0.5], abs=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")
+def test_baselines_of_many_groups_share_one_table(make_survey: MakeSurvey, config: Config) -> None:
+    names = [f"group {number}" for number in range(40)]
+    survey = make_survey({name: {"q1": [0.5, 0.5], "q2": [0.9, 0.1]} for name in names})
+    tasks = group_tasks(survey, names, config)
+    table_RD = torch.ones(2000, 2500)
+    with peak_memory(torch.device("cpu")) as found:
+        predictors = baseline_predictors(tasks, Roles(tuple(names), (), {}), table_RD)
+    assert len(predictors["neighbours"]) == 40
+    assert found[0] < 5 * table_RD.nbytes / 1e6

@@ -57,6 +57,8 @@ class AnswerPool:
 
     def without(self, group: str) -> "AnswerPool":
         """Leave one group out, if it is there."""
+        if group not in self.groups:
+            return self
         kept = [row for row, name in enumerate(self.groups) if name != group]
         return AnswerPool(
             tuple(self.groups[row] for row in kept),

@@ -6,7 +6,6 @@ Dimension letters: ``R`` rows of the table, ``D`` embedding width, ``N`` questio
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from plurallm.baselines.answers import AnswerPool
 from plurallm.evaluation import Predictor
@@ -20,7 +19,7 @@ of some for GlobalOpinionQA's training groups, each predicted from the others.""
 _LEAST_SHARE = 1e-3
 
 
-def neighbours(pool: AnswerPool, table_RD: Tensor) -> Predictor:
+def neighbours(pool: AnswerPool, unit_RD: Tensor) -> Predictor:
     """Predict from the most similar (question, option) points whose answers are known.
 
     Known are the mean answers of the training groups to seen questions, and the group's own
@@ -31,8 +30,8 @@ def neighbours(pool: AnswerPool, table_RD: Tensor) -> Predictor:
     ----------
     pool : AnswerPool
         Without the group that is predicted.
-    table_RD : Tensor of shape (R, D)
-        Embeddings.
+    unit_RD : Tensor of shape (R, D)
+        Embeddings of length 1, on the CPU.
 
     Returns
     -------
@@ -41,7 +40,6 @@ def neighbours(pool: AnswerPool, table_RD: Tensor) -> Predictor:
     """
     mean_NO, count_N1 = pool.mean_NO()
     known_N = pool.seen_N & (count_N1[:, 0] > 0)
-    unit_RD = normalize(table_RD.cpu())
 
     def predict(context: Preferences, target: Preferences) -> Tensor:
         others_N = known_N.clone()

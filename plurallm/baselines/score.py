@@ -1,15 +1,18 @@
 """Every predictor without a network, scored like the model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from plurallm.baselines.answers import answer_pool, mixture, training_mean
+from plurallm.baselines.answers import AnswerPool, answer_pool, mixture, training_mean
 from plurallm.baselines.neighbours import neighbours
 from plurallm.baselines.plain import context_mean, uniform
 from plurallm.config import Config
 from plurallm.evaluation import Predictor, score_group, summarize
+from plurallm.preferences import Preferences
 from plurallm.roles import Roles
 from plurallm.tasks import GroupTask
 
@@ -38,14 +41,29 @@ def baseline_predictors(
         group.
     """
     pool = answer_pool(tasks, roles.train)
-    others = {name: pool.without(name) for name in roles.groups}
+    unit_RD = normalize(table_RD.cpu())
+    from_others: dict[str, Callable[[AnswerPool], Predictor]] = {
+        "mean": training_mean,
+        "mixture": mixture,
+        "neighbours": partial(neighbours, unit_RD=unit_RD),
+    }
     return {
         "uniform": dict.fromkeys(roles.groups, uniform),
         "context_mean": dict.fromkeys(roles.groups, context_mean),
-        "mean": {name: training_mean(part) for name, part in others.items()},
-        "mixture": {name: mixture(part) for name, part in others.items()},
-        "neighbours": {name: neighbours(part, table_RD) for name, part in others.items()},
+        **{
+            baseline: {name: _without(pool, name, make) for name in roles.groups}
+            for baseline, make in from_others.items()
+        },
     }
+
+
+def _without(pool: AnswerPool, name: str, make: Callable[[AnswerPool], Predictor]) -> Predictor:
+    """Make the predictor of one group when it is asked: a pool for each is more than memory."""
+
+    def predict(context: Preferences, target: Preferences) -> Tensor:
+        return make(pool.without(name))(context, target)
+
+    return predict
 
 
 def score_baselines(
