@@ -89,6 +89,18 @@ def test_an_occupied_folder_is_refused_and_left_alone(tmp_path: Path, started: b
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    log_rounds(folder, 1, 2, 3)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match="still goes on"):
+        RunFolder(tmp_path, resumed_round=1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    folder.close()
+    RunFolder(tmp_path, resumed_round=1)
+    assert [line["round"] for line in lines(tmp_path / "metrics.jsonl")] == [1]
+
+
 def test_a_folder_without_a_run_may_be_used(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     log_rounds(RunFolder(tmp_path), 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from plurallm.checkpoint import Arrays, save_arrays
 from plurallm.config import Config, config_dict
@@ -25,7 +26,7 @@ class RunFolder:
     Raises
     ------
     FileExistsError
-        When another run has written there.
+        When another run has written there, or still writes.
     """
 
     def __init__(self, path: Path, resumed_round: int | None = None) -> None:
@@ -37,6 +38,14 @@ class RunFolder:
             hint = "" if finished else f", or continue it with resume={path}"
             raise FileExistsError(f"{path} already holds a run: choose another output_dir{hint}")
         path.mkdir(parents=True, exist_ok=True)
+        # Two writers would mix their rounds. The system lets go of it however the process ends.
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FileExistsError(
+                f"the run in {path} still goes on: wait for it, or stop it"
+            ) from None
         for file in (self._metrics, self._timings):
             kept = [] if resumed_round is None else _lines_until(file, resumed_round)
             _write_text(file, "".join(kept))
@@ -95,7 +104,8 @@ class RunFolder:
         }
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Let others write there."""
+        self._lock.release()
 
 
 def _ranges(rounds: list[int]) -> str:
