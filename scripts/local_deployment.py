@@ -37,6 +37,7 @@ START_SECONDS = 600.0  # seconds on an idle machine, minutes on one with much el
 SMALL = (
     *("embedding.width=64", "model.width=32", "model.layers=2", "model.heads=2"),
     *("model.feedforward=32", "training.steps_per_round=3", "evaluation.every=2", "threads=1"),
+    "federation.round_timeout=600",  # a node too busy to answer fails the run, and does not hang it
 )
 """Overrides of a run whose time is nearly all Flower's."""
 
