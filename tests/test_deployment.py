@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import os
 import re
 import shlex
 from functools import partial
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError, load_config
+from plurallm.config.compose import config_directory
 from plurallm.local_data import local_data
 from plurallm.node import ALLOWED, RefusalError, check_overrides, node_settings
 from plurallm.report import notes
@@ -309,6 +311,30 @@ def test_a_run_that_asks_for_more_is_refused_by_the_node(nodes, override, reason
     assert reason in reply.error.reason
     assert "root:" not in reply.error.reason
     assert reason in caplog.text  # in the node's log too
+
+
+@pytest.mark.parametrize("group", ["federation", "strategy", "experiment"])
+@pytest.mark.parametrize("form", ["{}", "[{}]", "'{}'", "{}.yaml"])
+def test_a_run_reads_no_file_outside_conf(nodes, tmp_path, group, form, caplog):
+    for content in ("- a private line\n", "defaults: a private line\n", "rounds: a private line\n"):
+        (tmp_path / "list.yaml").write_text(content)
+        for way in (Path(os.path.relpath(tmp_path, config_directory() / group)), tmp_path):
+            override = f"{group}={form.format(way / 'list')}"
+            run_config = {"overrides": shlex.join(["data=nodes", override])}
+            grid = InProcessGrid(client_app, nodes, run_config)
+            (reply,) = grid.send_and_receive([Message(RecordDict(), 1, "query.groups")])
+            assert f"{group} must be the name of a file" in reply.error.reason
+            assert "private" not in reply.error.reason + caplog.text
+            with pytest.raises(ConfigError, match=f"{group} must be the name"):
+                load_config([override], None)
+
+
+def test_a_key_that_a_run_may_set_is_no_folder(nodes):
+    for override in ("model.x/y=z", "model@training=gpo", "training={a: b}"):
+        with pytest.raises(RefusalError):
+            check_overrides([override], node_settings(nodes[0]))
+    with pytest.raises(ConfigError, match="federation must be the name"):
+        load_config(["federation@training=../../x"], None)
 
 
 def test_the_reason_of_a_refusal_stands_in_the_servers_error(deploy, nodes):

@@ -3,6 +3,7 @@
 from plurallm.config.compare import changed_on_resume, config_dict, config_digest
 from plurallm.config.compose import (
     absolute_overrides,
+    check_choice,
     config_directory,
     hydra_quote,
     load_config,
@@ -104,6 +105,7 @@ __all__ = [
     "absolute_overrides",
     "cache_directory",
     "changed_on_resume",
+    "check_choice",
     "config_dict",
     "config_digest",
     "config_directory",

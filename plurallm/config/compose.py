@@ -197,6 +197,32 @@ def override_key(text: str) -> str:
     return key
 
 
+def check_choice(text: str) -> None:
+    """Refuse what is no plain name where a file of ``conf/`` is chosen.
+
+    Hydra would follow a path out of ``conf/`` and tell in its errors what the file there holds.
+
+    Parameters
+    ----------
+    text : str
+        One Hydra override.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key of a folder of ``conf/`` whose value is no name, or list of names, or null.
+    """
+    group, value = _parse(text)
+    if not (config_directory() / group).is_dir():
+        return
+    for choice in value if isinstance(value, list) else [value]:
+        plain = isinstance(choice, str) and re.fullmatch(r"[A-Za-z0-9_]+", choice)
+        if not plain and choice is not None:
+            raise ConfigError(
+                f"{group} must be the name of a file of conf/{group}, without folder and ending"
+            )
+
+
 def hydra_quote(value: str) -> str:
     """Quote a text so that Hydra's override grammar reads it back unchanged."""
     # Backslashes count only before a quote, of which the closing one is the last.
@@ -213,6 +239,8 @@ def split_overrides(text: str) -> list[str]:
 
 def _compose(overrides: list[str], name: str = "config") -> DictConfig:
     directory = str(config_directory())
+    for text in overrides:
+        check_choice(text)
     with _HYDRA_LOCK:
         # Inside a Hydra application (`plurallm VERB`) the global state is taken: lend it.
         taken = GlobalHydra.instance().hydra

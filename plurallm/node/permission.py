@@ -14,6 +14,7 @@ from plurallm.config import (
     FileData,
     OpinionQAData,
     RespondentPrivacy,
+    check_choice,
     override_key,
 )
 from plurallm.node.settings import NodeSettings
@@ -64,6 +65,13 @@ def check_overrides(overrides: Sequence[str], settings: NodeSettings) -> None:
             raise RefusalError(
                 f"the node refuses {text!r}: {key} is not among the keys that a run may set here"
             )
+        if "/" in key:
+            # A pattern such as model.* would let a folder's name through.
+            raise RefusalError(f"the node refuses {text!r}: a key holds no folder")
+        try:
+            check_choice(text)
+        except ConfigError as error:
+            raise RefusalError(f"the node refuses {text!r}: {error}") from error
 
 
 def own_config(run: Config, settings: NodeSettings) -> Config:
