@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from processes import REPOSITORY, free_port, on_signals, run_to_end, surroundings
+from processes import REPOSITORY, free_port, on_signals, only_one, run_to_end, surroundings
 
 BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
 STEADY_SECONDS = 120  # a node that ran so long starts again without delay
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         check(config)
         if options.verb == "check":
             return 0
-        return keep_running(folder, config, options)
+        with only_one(folder):
+            return keep_running(folder, config, options)
     except (ValueError, OSError) as error:
         print(f"node: {error}", file=sys.stderr)
         return 2

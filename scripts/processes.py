@@ -1,5 +1,6 @@
 """Processes of Flower: started with a home of their own, and found and ended by it."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -7,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,25 @@ def surroundings(home: Path, *, first_in_path: Sequence[Path] = ()) -> dict[str,
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_SECONDS,
     }
     return {"cwd": home / "empty", "env": inherited | own, "stdin": subprocess.DEVNULL}
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process, until it ends: two would end each other's processes.
+
+    Raises
+    ------
+    BlockingIOError
+        When another process keeps it; nothing has been touched then.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The descriptor is not inherited, so that no process left behind holds the lock.
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{folder} is in use: what was started there runs") from error
+        yield
 
 
 def run_to_end(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from processes import on_signals, run_to_end, surroundings
+from processes import on_signals, only_one, run_to_end, surroundings
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     folder = options.folder.resolve()
     try:
         if options.verb == "start":
-            return start_server(folder, options.host, options.port)
+            check_certificates(folder)
+            with only_one(folder):
+                return start_server(folder, options.host, options.port)
         if options.verb == "register":
             key = str(options.key.resolve(strict=True))
             return ask_server(folder, "register", key, CONNECTION, "--name", options.name)
@@ -44,11 +46,15 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
 
-def start_server(folder: Path, host: str, port: int) -> int:
-    """Run the SuperLink until a signal; its state and the runs stay in the folder."""
+def check_certificates(folder: Path) -> None:
+    """Raise where one is missing."""
     for name in ("ca.crt", "server.crt", "server.key"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing: run certificates.sh first")
+
+
+def start_server(folder: Path, host: str, port: int) -> int:
+    """Run the SuperLink until a signal; its state and the runs stay in the folder."""
     options = surroundings(folder / "flower")
     own_commands_dial = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     connection = {"address": f"{own_commands_dial}:{port}", "ca": str(folder / "ca.crt")}

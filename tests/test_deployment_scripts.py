@@ -12,7 +12,9 @@ from pathlib import Path
 
 import certificates
 import node
+import processes
 import pytest
+import server
 import submit
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -222,6 +224,33 @@ except ImportError:
         cwd=tmp_path,
     )
     assert done.stdout.endswith("shut out\n"), done.stderr
+
+
+# One folder, one process
+
+
+def test_a_folder_that_is_in_use_is_left_alone(tmp_path, write_survey, capsys, monkeypatch) -> None:
+    survey = write_survey(survey_rows("North"))
+    folder = tmp_path / "used"
+    certificates.make_certificates(folder, ["a.example.org"])
+    node.make_key(folder)
+    starts = {
+        server: ["start"],
+        node: [
+            *("start", "--survey", str(survey), "--group", "North", "--superlink", "127.0.0.1:9"),
+            *("--ca", str(folder / "ca.crt")),
+        ],
+    }
+    with processes.only_one(folder):
+        before = sorted(folder.rglob("*"))
+        for script, arguments in starts.items():
+            with monkeypatch.context() as patch:
+                patch.setattr(script, "run_to_end", lambda *_: pytest.fail("started"))
+                assert script.main([str(folder), *arguments]) == 2
+            assert "is in use" in capsys.readouterr().err
+        assert sorted(folder.rglob("*")) == before
+    with processes.only_one(folder):
+        pass
 
 
 # Submitting
