@@ -42,6 +42,33 @@ def read_array(array: Array) -> npt.NDArray[Any]:
     return flat.reshape(array.shape)
 
 
+def read_exactly(array: Array) -> npt.NDArray[Any]:
+    """Give an array that came from elsewhere, where its data are just what it says of itself.
+
+    Data with a header of their own are not even parsed: they could ask for any amount of memory.
+
+    Parameters
+    ----------
+    array : Array
+        Of a message, as ``write_array`` makes them; its shape and type are those expected.
+
+    Returns
+    -------
+    ndarray
+        Read-only.
+
+    Raises
+    ------
+    ValueError
+        When the data are of another format, shape, type or length.
+    """
+    header = _header(array.dtype, tuple(array.shape))
+    length = len(header) + math.prod(array.shape) * np.dtype(array.dtype).itemsize
+    if array.stype != _NUMPY or len(array.data) != length or not array.data.startswith(header):
+        raise ValueError("holds other data than it says")
+    return read_array(array)
+
+
 def write_array(values: npt.NDArray[Any]) -> Array:
     """Give what ``Array(values)`` gives, with one copy instead of three.
 

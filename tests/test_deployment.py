@@ -19,15 +19,20 @@ from safetensors.numpy import load_file
 
 from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
-from plurallm.config import ConfigError, load_config
-from plurallm.config.compose import config_directory
+from plurallm.config import ConfigError, config_digest, config_directory, load_config
 from plurallm.local_data import local_data
 from plurallm.node import ALLOWED, RefusalError, check_overrides, node_settings
 from plurallm.report import notes
 from plurallm.roles import Roles
 from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
-from plurallm.strategy import FederationError, assign_roles_of_nodes, extend_roles
+from plurallm.strategy import (
+    Attendance,
+    FederationError,
+    assign_roles_of_nodes,
+    extend_roles,
+    meet_nodes,
+)
 
 QUESTIONS = 40
 GROUPS = ("North", "South", "East", "West, far")
@@ -436,6 +441,47 @@ def test_a_node_that_comes_late_takes_part_from_the_next_round(deploy):
     assert lines(folder, "timings.jsonl")[2]["joined"] == {"South": "2"}
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["participation"]["South"] == {"trained": "3-4", "missed": ""}
+
+
+HOSTILE_ANSWERS = [
+    *({"groups": names} for names in ("South", ["South\n\x1b[2Jround 3"], ["S" * 10**6], [])),
+    {"groups": ["South", "South"], "seen-questions": [9, 9], "score-only": [False, False]},
+    *({"seen-questions": counts} for counts in ([], ["many"], [-1], [2**62], [math.nan])),
+    {"score-only": [3]},
+    *({"embedding-width": width} for width in ("x", 10**8, -1, 32.5)),
+    *({"device": 3.0}, {"device": "\x1b[2J"}, {"threads": "x"}, {"partitions": -3}),
+    {"config": 3},
+]
+
+
+@pytest.mark.parametrize("answer", [None, {}, *HOSTILE_ANSWERS])
+def test_a_node_that_says_nonsense_of_itself_is_done_without(nodes, answer, caplog):
+    def spoil(message, reply):
+        if message.metadata.dst_node_id == 2:
+            record = reply.content.config_records["node"]
+            if answer is None:
+                reply.content.clear()
+            elif not answer:
+                record.clear()
+            else:
+                record |= answer
+        return reply
+
+    overrides = [*RUN, "federation.min_groups=2"]
+    grid = InProcessGrid(Spoiled(spoil), nodes, {"overrides": shlex.join(overrides)})
+    config = load_config(overrides, None)
+    digest = config_digest(config)
+    met = meet_nodes(grid, config, digest)
+    assert list(met) == [3, 1, 4]
+    (warning,) = [line for line in caplog.messages if "cannot take part" in line]
+    assert "node 2" in warning
+    assert warning.isprintable()
+    assert len(warning) < 600
+    # The same of one that joins a run.
+    roles = Roles(train=("North",), held_out=(), dropped={})
+    late = Attendance(config, digest, {1: met[1]}, roles)
+    late.follow(grid, 2)
+    assert set(late.nodes) == {1, 3, 4}
 
 
 def test_a_late_node_changes_nothing_before_it_comes(deploy, nodes):

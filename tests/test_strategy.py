@@ -165,9 +165,15 @@ def test_of_a_node_with_several_groups_only_the_bad_one_is_refused():
         (lambda m: reply(m, [{"v": np.ones(2, np.float32)}]), "v is"),
         (lambda m: reply(m, [{"w": np.ones(2)}]), "float64"),
         (lambda m: reply(m, [model(1, 1)], groups=["c"]), "asked for"),
-        (lambda m: reply(m, [model(1, 1)], examples=[0]), "0.0 examples"),
-        (lambda m: reply(m, [model(1, 1)], examples=[-5]), "-5.0 examples"),
+        (lambda m: reply(m, [model(1, 1)], examples=[0]), "0 examples"),
+        (lambda m: reply(m, [model(1, 1)], examples=[-5]), "-5 examples"),
+        (lambda m: reply(m, [model(1, 1)], examples=[10**9 + 1]), "1000000001 examples"),
+        (lambda m: reply(m, [model(1, 1)], examples=[1.5]), "1.5 examples"),
         (lambda m: reply(m, [model(1, 1)], losses=[math.nan]), "loss nan"),
+        (lambda m: reply(m, [model(1, 1)], losses=[1e308]), "loss 1e+308"),
+        (lambda m: reply(m, [model(1, 1)], losses=[1.0] * 10**5), "100000 instead of 1 values"),
+        (lambda m: reply(m, [model(1, 1)], groups=["b" * 10**6]), "asked for"),
+        (lambda m: failure(m, "x\x1b[2J" * 10**5), "x [2Jx"),
         (lambda m: reply(m, [model(1, 1)], examples=[1, 1]), "num-examples"),
         (lambda m: Message(RecordDict(), reply_to=m), "not one record each"),
         (lambda m: failure(m, "ValueError: broken file"), "ValueError: broken file"),
@@ -189,6 +195,49 @@ def test_what_cannot_be_used_is_refused_with_its_reason(spoil, reason):
     assert list(strategy.report.refused) == ["b"]
     assert reason in strategy.report.refused["b"]
     assert "\n" not in strategy.report.refused["b"]
+
+
+def npy(array):
+    return Array(array).data
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"data": b"no array"},
+        {"data": b""},
+        {"data": npy(np.zeros((1, 3), np.float32))},
+        {"data": npy(np.array(1, np.float32))},
+        {"data": npy(np.zeros((1, 1), np.float32))},
+        {"data": npy(np.zeros((1, 2), "U5"))},
+        {"data": npy(np.zeros((1, 2), np.complex64))},
+        {"data": npy(np.zeros((1, 2), np.float32)).replace(b"(1, 2)", b"(1, %d)" % 10**14)},
+        {"data": npy(np.zeros((1, 2), np.float32))[:-1]},
+        {"data": npy(np.zeros((1, 2), np.float32)) + b"more"},
+        {"stype": "other"},
+    ],
+)
+def test_weights_that_are_not_what_they_say_are_refused(spoil):
+    strategy = make_strategy()
+    first, second, third = ask(strategy)
+    spoiled = reply(second, [model(9, 9)])
+    array = spoiled.content["arrays"]["w"]
+    given = {name: getattr(array, name) for name in ("dtype", "shape", "stype", "data")} | spoil
+    spoiled.content["arrays"]["w"] = Array(**given)
+    replies = [reply(first, [model(1, 1)]), spoiled, reply(third, [model(3, 3)])]
+    np.testing.assert_array_equal(averaged(strategy, replies), [2, 2])
+    assert strategy.report.refused == {"b": "update refused: w holds other data than it says"}
+
+
+@pytest.mark.parametrize("seconds", [[math.nan], [-1.0], [math.inf], [0.1, 0.2], 3.0])
+def test_seconds_that_are_none_are_left_out_and_the_update_is_taken(seconds):
+    strategy = make_strategy()
+    messages = ask(strategy)
+    replies = [reply(message, [model(2, 2)]) for message in messages]
+    replies[0].content["metrics"]["seconds"] = seconds
+    averaged(strategy, replies)
+    assert [strategy.report.work[group]["seconds"] for group in "abc"] == [None, 0.1, 0.1]
+    assert not strategy.report.refused
 
 
 def test_too_few_updates_stop_the_run_naming_groups_and_reasons():
@@ -264,7 +313,8 @@ def score_reply(message, seen, unseen, counts):
 
 
 def test_scores_are_read_by_group_and_draw_and_bad_ones_named():
-    strategy = make_strategy("evaluation.every=1", groups_of={1: ("a", "b"), 2: ("c",), 3: ("d",)})
+    groups_of = {1: ("a", "b"), 2: ("c",), 3: ("d",)}
+    strategy = make_strategy("evaluation.every=1", "evaluation.draws=2", groups_of=groups_of)
     ask(strategy)
     messages = strategy.configure_evaluate(1, record(model(0)), ConfigRecord(), None)
     for number, message in enumerate(messages):
@@ -272,7 +322,7 @@ def test_scores_are_read_by_group_and_draw_and_bad_ones_named():
     good, bad, dead = messages
     replies = [
         score_reply(good, [0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.0, 0.0], ([9, 8], [2, 0])),
-        score_reply(bad, [1.5], [0.1], ([1], [1])),
+        score_reply(bad, [0.1, 1.5], [0.1, 0.1], ([1], [1])),
         failure(dead, "gone"),
     ]
     strategy.aggregate_evaluate(1, replies)
@@ -282,6 +332,29 @@ def test_scores_are_read_by_group_and_draw_and_bad_ones_named():
     assert scores["b"].seen_distance == (0.3, 0.4)
     assert scores["b"].unseen_distance == ()
     assert strategy.report.unscored == {"c": "scores are not between 0 and 1", "d": "gone"}
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        *(("seen-questions", [count]) for count in (math.nan, math.inf, -5, 0, 1.5, 2**62)),
+        *(("unseen-questions", values) for values in ([-1], [], 3)),
+        *(("seen-distance", values) for values in ([math.nan], [], [0.1] * 7, 0.2, [-0.1])),
+        *(("unseen-distance", values) for values in ([math.nan], [], [0.1] * 7)),
+    ],
+)
+def test_scores_that_cannot_be_cost_that_group_only(key, values):
+    strategy = make_strategy("evaluation.every=1", groups_of={1: ("a",), 2: ("b",)})
+    ask(strategy)
+    messages = list(strategy.configure_evaluate(1, record(model(0)), ConfigRecord(), None))
+    replies = []
+    for number, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = str(number)
+        replies.append(score_reply(message, [0.1], [0.2], ([3], [2])))
+    replies[0].content["metrics"][key] = values
+    strategy.aggregate_evaluate(1, replies)
+    assert list(strategy.report.scores) == ["b"]
+    assert "a" in strategy.report.unscored
 
 
 def test_an_evaluation_without_any_score_stops_the_run():

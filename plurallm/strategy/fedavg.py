@@ -184,13 +184,14 @@ class GroupFedAvg(FedAvg):
         if not self._asked:
             return None
         for groups, content in answers(replies, self._asked):
-            scores = content if isinstance(content, str) else read_scores(content, groups)
+            draws = self.config.evaluation.draws
+            scores = content if isinstance(content, str) else read_scores(content, groups, draws)
             if isinstance(scores, str):
                 self.report.unscored |= dict.fromkeys(groups, scores)
                 continue
             self.report.scores |= scores
             if not isinstance(content, str):
-                self.report.personal_scores |= read_personal_scores(content, groups)
+                self.report.personal_scores |= read_personal_scores(content, groups, draws)
         for group, reason in self.report.unscored.items():
             logger.warning("round %d: %s not scored: %s", self.report.round_number, group, reason)
         if not self.report.scores:

@@ -2,20 +2,28 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import compress
 from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from plurallm.config import Config, ConfigError
-from plurallm.strategy.replies import error_reason
+from plurallm.strategy.replies import error_reason, is_count, one_line, or_reason
 from plurallm.strategy.report import FederationError, reasons
 
 logger = logging.getLogger("plurallm")
 
 POLL_SECONDS = 0.2
+
+WIDEST = 2**16
+"""Of embeddings: the widest encoders have 8,192, and the server makes a model of that width."""
+
+LONGEST_NAME = 300
+"""Characters of a group's name."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ def ask_groups(
         if reply.has_error():
             yield reply.metadata.src_node_id, error_reason(reply)
         else:
-            yield reply.metadata.src_node_id, _read(reply.content)
+            yield reply.metadata.src_node_id, or_reason(partial(_read, reply.content))
 
 
 def objection(
@@ -156,23 +164,48 @@ def objection(
 
 
 def _read(content: RecordDict) -> Node:
-    record: Mapping[str, Any] = content.config_records["node"]
-    groups = record["groups"]
-    may_only = zip(groups, record["score-only"], strict=True)
+    """Parse a node's answer; ValueError where anything in it cannot be."""
+    record: Mapping[str, Any] = content.config_records.get("node", {})
+    groups = _list(record, "groups", _is_name)
+    seen = _list(record, "seen-questions", lambda value: is_count(value, 0))
+    score_only = _list(record, "score-only", lambda value: isinstance(value, bool))
+    if not len(set(groups)) == len(groups) == len(seen) == len(score_only):
+        raise ValueError("its groups and what it says of them do not fit together")
     return Node(
-        seen_questions=dict(zip(groups, record["seen-questions"], strict=True)),
-        score_only=frozenset(group for group, score_only in may_only if score_only),
-        embedding_width=record["embedding-width"],
-        device=record["device"],
-        threads=record["threads"],
-        partitions=record["partitions"] or None,
-        config=record["config"],
+        seen_questions=dict(zip(groups, seen, strict=True)),
+        score_only=frozenset(compress(groups, score_only)),
+        embedding_width=_field(record, "embedding-width", lambda v: is_count(v, 1, WIDEST)),
+        device=_field(record, "device", _is_name),
+        threads=_field(record, "threads", lambda value: is_count(value, 1)),
+        partitions=_field(record, "partitions", lambda value: is_count(value, 0)) or None,
+        config=_field(record, "config", _is_name),
     )
+
+
+def _field(record: Mapping[str, Any], key: str, fits: Callable[[Any], bool]) -> Any:
+    value = record.get(key)
+    if not fits(value):
+        raise ValueError(f"its answer has {key} {value!r}")
+    return value
+
+
+def _list(record: Mapping[str, Any], key: str, fits: Callable[[Any], bool]) -> list[Any]:
+    found: list[Any] = _field(
+        record, key, lambda value: isinstance(value, list) and all(map(fits, value))
+    )
+    return found
+
+
+def _is_name(value: object) -> bool:
+    """Short, and nothing that could pass for lines of a log."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and one_line(value) == value
 
 
 def _expected(nodes: dict[int, Node], config: Config) -> int | None:
     if config.federation.nodes is not None:
         return config.federation.nodes
+    if is_deployment(config):
+        return None  # no node of a deployment may say how many there are
     return next((node.partitions for node in nodes.values()), None)
 
 

@@ -6,19 +6,29 @@ of fixed keys with a list entry per group, and the groups' names in a ConfigReco
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from plurallm.checkpoint import Arrays
 from plurallm.evaluation import GroupScore
-from plurallm.records import read_array
+from plurallm.records import read_exactly
 
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and type of every weight by name."""
+
+Parsed = TypeVar("Parsed")
+
+MOST = 10**9
+"""Of anything that a node counts: far more than a survey has questions, and sums stay exact."""
+
+_LARGEST_LOSS = 1e6  # a loss of training is below a hundred; means and fair weights stay finite
+_LONGEST_REASON = 500  # characters: room for a refusal, none to flood a log
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ def error_reason(reply: Message) -> str:
     raised = re.search(r"Exception ClientAppException occurred\. Message: (.+)", reason)
     line = raised[1] if raised else reason.partition("\n")[0]
     line = re.sub(r"^<class '(?:\w+\.)*(\w+)'>:<'", r"\1: ", line)
-    return line.removesuffix("'>").strip() or "no reason given"
+    return one_line(line.removesuffix("'>").strip()) or "no reason given"
 
 
 def read_updates(
@@ -104,27 +114,11 @@ def read_updates(
     group, update
         ``update`` is the reason, a text, where it is refused.
     """
-    keys = ("num-examples", "train-loss", *(("received-distance",) if with_distance else ()))
-    problem = _problem(content, groups, shapes, keys)
-    if problem is not None:
-        for group in groups:
-            yield group, f"update refused: {problem}"
-        return
-    record = next(iter(content.array_records.values()))
-    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()))
-    stacked = {name: read_array(record[name]) for name in record}
+    distance = ("received-distance",) if with_distance else ()
+    reply = or_reason(lambda: _training_reply(content, groups, shapes, distance))
     for row, group in enumerate(groups):
-        arrays = {name: array[row] for name, array in stacked.items()}
-        examples, loss, *distance = (float(metrics[key][row]) for key in keys)
-        wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        if wrong:
-            yield group, f"update refused: {wrong[0]} is not finite"
-        elif not (0 < examples < math.inf and math.isfinite(loss)):
-            yield group, f"update refused: {examples} examples, loss {loss}"
-        elif distance and not 0 <= distance[0] <= 1:
-            yield group, f"update refused: distance {distance[0]} is not between 0 and 1"
-        else:
-            yield group, Update(arrays, examples, loss, *distance)
+        update = reply if isinstance(reply, str) else or_reason(partial(_update, *reply, row))
+        yield group, f"update refused: {update}" if isinstance(update, str) else update
 
 
 def read_work(content: RecordDict, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -133,6 +127,8 @@ def read_work(content: RecordDict, groups: Sequence[str]) -> dict[str, dict[str,
     seconds: Any = metrics.get("seconds")
     if not isinstance(seconds, list) or len(seconds) != len(groups):
         seconds = [None] * len(groups)
+    # Nothing is computed from them: what is no time is left out, and the update is taken.
+    seconds = [value if is_between(value, 0, MOST) else None for value in seconds]
     sent = sum(map(size, content.array_records.values()))
     return {
         group: {
@@ -164,36 +160,31 @@ def too_large(update: Update, weights: Arrays, bound: float | None) -> str | Non
     return f"update refused: its norm is {norm:.3g}, the bound {bound:g}" if norm > bound else None
 
 
-def read_scores(content: RecordDict, groups: Sequence[str]) -> dict[str, GroupScore] | str:
+def read_scores(
+    content: RecordDict, groups: Sequence[str], draws: int
+) -> dict[str, GroupScore] | str:
     """Take an evaluation reply apart.
+
+    Parameters
+    ----------
+    content : RecordDict
+        What the node sent.
+    groups : sequence of str
+        What it was asked for.
+    draws : int
+        Scores due of each group: ``evaluation.draws``.
 
     Returns
     -------
     dict of str to GroupScore, or str
         Scores by group, or why they cannot be used.
     """
-    problem = _other_groups(content, groups)
-    if problem is not None:
-        return problem
-    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()), MetricRecord())
-    scores = {}
-    try:
-        draws = len(metrics["seen-distance"]) // len(groups)
-        for row, group in enumerate(groups):
-            counts = [int(metrics[f"{column}-questions"][row]) for column in ("seen", "unseen")]
-            seen, unseen = (
-                tuple(metrics[f"{column}-distance"][row * draws : (row + 1) * draws])
-                for column in ("seen", "unseen")
-            )
-            if not all(0 <= value <= 1 for value in seen + unseen) or len(seen) != draws:
-                return "scores are not between 0 and 1"
-            scores[group] = GroupScore(seen, unseen if counts[1] else (), *counts)
-    except (KeyError, IndexError, TypeError) as error:
-        return f"malformed scores: {error!r}"
-    return scores
+    return or_reason(lambda: _scores(content, groups, draws))
 
 
-def read_personal_scores(content: RecordDict, groups: Sequence[str]) -> dict[str, GroupScore]:
+def read_personal_scores(
+    content: RecordDict, groups: Sequence[str], draws: int
+) -> dict[str, GroupScore]:
     """Take the scores of personal models from an evaluation reply that was accepted.
 
     Parameters
@@ -202,6 +193,8 @@ def read_personal_scores(content: RecordDict, groups: Sequence[str]) -> dict[str
         What the node sent.
     groups : sequence of str
         What it was asked for.
+    draws : int
+        Scores due of each group.
 
     Returns
     -------
@@ -213,7 +206,7 @@ def read_personal_scores(content: RecordDict, groups: Sequence[str]) -> dict[str
     if metrics is None or not isinstance(own, list) or not own or not set(own) <= set(groups):
         return {}
     record = RecordDict({"metrics": metrics, "config": ConfigRecord({"groups": own})})
-    scores = read_scores(record, own)
+    scores = read_scores(record, own, draws)
     return {} if isinstance(scores, str) else scores
 
 
@@ -222,36 +215,109 @@ def size(arrays: ArrayRecord) -> int:
     return sum(len(array.data) for array in arrays.values())
 
 
-def _problem(
-    content: RecordDict, groups: Sequence[str], shapes: Shapes, keys: Sequence[str]
-) -> str | None:
-    """Why a training reply as a whole is refused, or None."""
-    records: list[Any] = [
-        content.array_records,
-        content.metric_records,
-        content.config_records,
-    ]
+def or_reason(parse: Callable[[], Parsed]) -> Parsed | str:
+    """Parse what a node sent; give the reason, a short text, where it cannot be used."""
+    try:
+        return parse()
+    except ValueError as error:
+        return one_line(str(error))
+
+
+def one_line(text: str) -> str:
+    """Make a text that a node had a hand in fit to be logged: short, no control characters."""
+    shown = "".join(char if unicodedata.category(char) != "Cc" else " " for char in text)
+    return shown if len(shown) <= _LONGEST_REASON else f"{shown[:_LONGEST_REASON]}..."
+
+
+def is_count(value: object, least: int, most: int = MOST) -> bool:
+    """Tell whether a value is an integer in a range."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_between(value: object, low: float, high: float) -> bool:
+    """Tell whether a value is a number in a range; NaN is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _training_reply(
+    content: RecordDict, groups: Sequence[str], shapes: Shapes, distance: Sequence[str]
+) -> tuple[Arrays, dict[str, list[Any]]]:
+    """Stacked weights, and the metrics' columns, of a training reply."""
+    records: list[Any] = [content.array_records, content.metric_records, content.config_records]
     if any(len(record) != 1 for record in records):
-        return "not one record each of arrays, metrics and config"
-    arrays = next(iter(content.array_records.values()))
+        raise ValueError("not one record each of arrays, metrics and config")
+    _check_groups(content, groups)
+    arrays = _stacked(next(iter(content.array_records.values())), len(groups), shapes)
     metrics: Mapping[str, Any] = next(iter(content.metric_records.values()))
-    problem = _other_groups(content, groups)
-    if problem is not None:
-        return problem
-    sent = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
-    due = {name: ((len(groups), *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    keys = ("num-examples", "train-loss", *distance)
+    return arrays, {key: _column(metrics, key, len(groups)) for key in keys}
+
+
+def _stacked(record: ArrayRecord, count: int, shapes: Shapes) -> Arrays:
+    sent = {name: (tuple(array.shape), array.dtype) for name, array in record.items()}
+    due = {name: ((count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
     for name in sorted(due | sent):
         if sent.get(name) != due.get(name):
-            return f"{name} is {sent.get(name)} instead of {due.get(name)}"
-    for key in keys:
-        values = metrics.get(key)
-        if not isinstance(values, list) or len(values) != len(groups):
-            return f"{key} is {values!r} for {len(groups)} groups"
-    return None
+            raise ValueError(f"{name} is {sent.get(name)} instead of {due.get(name)}")
+    stacked = {}
+    for name, array in record.items():
+        try:
+            stacked[name] = read_exactly(array)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from error
+    return stacked
 
 
-def _other_groups(content: RecordDict, groups: Sequence[str]) -> str | None:
+def _update(stacked: Arrays, columns: Mapping[str, list[Any]], row: int) -> Update:
+    arrays = {name: array[row] for name, array in stacked.items()}
+    examples, loss, *distance = (column[row] for column in columns.values())
+    wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not finite")
+    if not is_count(examples, 1) or not is_between(loss, -_LARGEST_LOSS, _LARGEST_LOSS):
+        raise ValueError(f"{examples!r} examples, loss {loss!r}")
+    if distance and not is_between(distance[0], 0, 1):
+        raise ValueError(f"distance {distance[0]!r} is not between 0 and 1")
+    return Update(arrays, float(examples), float(loss), *map(float, distance))
+
+
+def _scores(content: RecordDict, groups: Sequence[str], draws: int) -> dict[str, GroupScore]:
+    _check_groups(content, groups)
+    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()), MetricRecord())
+    seen, unseen = (
+        _column(metrics, f"{column}-distance", len(groups) * draws) for column in ("seen", "unseen")
+    )
+    if not all(is_between(value, 0, 1) for value in (*seen, *unseen)):
+        raise ValueError("scores are not between 0 and 1")
+    counts = [
+        # There is no mean over no seen question; a group without unseen ones says so.
+        _counts(metrics, "seen-questions", len(groups), least=1),
+        _counts(metrics, "unseen-questions", len(groups), least=0),
+    ]
+    scores = {}
+    for row, (group, seen_count, unseen_count) in enumerate(zip(groups, *counts, strict=True)):
+        of_group = slice(row * draws, (row + 1) * draws)
+        own = tuple(unseen[of_group]) if unseen_count else ()
+        scores[group] = GroupScore(tuple(seen[of_group]), own, seen_count, unseen_count)
+    return scores
+
+
+def _counts(metrics: Mapping[str, Any], key: str, length: int, least: int) -> list[int]:
+    counts = _column(metrics, key, length)
+    if not all(is_count(count, least) for count in counts):
+        raise ValueError(f"{key} is {counts!r}, not counts from {least} to {MOST}")
+    return counts
+
+
+def _column(metrics: Mapping[str, Any], key: str, length: int) -> list[Any]:
+    values = metrics.get(key)
+    if not isinstance(values, list) or len(values) != length:
+        found = len(values) if isinstance(values, list) else repr(values)
+        raise ValueError(f"{key} is {found} instead of {length} values")
+    return values
+
+
+def _check_groups(content: RecordDict, groups: Sequence[str]) -> None:
     config = next(iter(content.config_records.values()), ConfigRecord())
     if config.get("groups") != list(groups):
-        return f"asked for {list(groups)}, got {config.get('groups')!r}"
-    return None
+        raise ValueError(f"asked for {list(groups)}, got {config.get('groups')!r}")
