@@ -50,7 +50,7 @@ def make_certificates(folder: Path, names: Sequence[str]) -> None:
     Raises
     ------
     FileExistsError
-        When the server's certificate is there.
+        When the server's certificate is there, or half of the authority.
     ValueError
         For a name that is none.
     """
@@ -82,7 +82,8 @@ def make_certificates(folder: Path, names: Sequence[str]) -> None:
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Read the authority, or make it where there is none."""
     certificate_file, key_file = folder / "ca.crt", folder / "ca.key"
-    if certificate_file.exists() and key_file.exists():
+    check_pair(key_file, certificate_file)
+    if certificate_file.exists():
         key = load_pem_private_key(key_file.read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return x509.load_pem_x509_certificate(certificate_file.read_bytes()), key
@@ -144,6 +145,13 @@ def _write_pair(
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_new(folder / f"{name}.key", secret, 0o600)
     write_new(folder / f"{name}.crt", certificate.public_bytes(Encoding.PEM), 0o644)
+
+
+def check_pair(secret: Path, public: Path) -> None:
+    """Refuse half a pair: the other half would not fit it, and others may know what is there."""
+    for here, missing in ((secret, public), (public, secret)):
+        if here.exists() and not missing.exists():
+            raise FileExistsError(f"{here} is there without {missing.name}: move it away, or back")
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:

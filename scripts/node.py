@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from certificates import write_new
+from certificates import check_pair, write_new
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -91,6 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def make_key(folder: Path) -> int:
     """Write ``key``, for the node alone, and ``key.pub``, for the operator."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_pair(folder / "key", folder / "key.pub")
     key = ec.generate_private_key(ec.SECP384R1())
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     write_new(folder / "key", secret, 0o600)

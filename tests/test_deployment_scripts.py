@@ -77,6 +77,18 @@ def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     assert certificates.main([str(tmp_path / "x"), name]) == 2
 
 
+@pytest.mark.parametrize("left", ["ca.crt", "ca.key", "key", "key.pub"])
+def test_half_a_pair_is_not_completed(tmp_path: Path, capsys, left: str) -> None:
+    (tmp_path / left).write_text("kept")
+    if left.startswith("ca"):
+        assert certificates.main([str(tmp_path), "a.example.org"]) == 2
+    else:
+        assert node.main([str(tmp_path), "key"]) == 2
+    assert f"{left} is there without" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [left]
+    assert (tmp_path / left).read_text() == "kept"
+
+
 def handshake(folder: Path, dialled: str) -> str:
     """Speak TLS over loopback as a node would, checking authority and name; give the protocol."""
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
