@@ -65,23 +65,29 @@ def run_command(engine: str, overrides: Sequence[str], environment: dict[str, st
         folder, log = Path(temporary) / "run", Path(temporary) / "log"
         own = f"output_dir={hydra_quote(str(folder))}"
         started = time.perf_counter()
-        with log.open("wb") as output:
-            process = subprocess.Popen(
+        first_round = memory = 0.0
+        file = folder / "timings.jsonl"
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
                 [*COMMANDS[engine], *overrides, own],
                 cwd=temporary,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-            )
-            first_round = memory = 0.0
-            file, status = folder / "timings.jsonl", Path(f"/proc/{process.pid}/status")
-            while process.poll() is None:
-                if not first_round and file.exists() and file.read_text().endswith("\n"):
-                    first_round = time.perf_counter() - started
-                # Not the child's resource usage: that begins with what its parent had.
-                memory = max(memory, megabytes(status, "VmHWM"))
-                time.sleep(0.02)
+            ) as process,
+        ):
+            status = Path(f"/proc/{process.pid}/status")
+            try:
+                while process.poll() is None:
+                    if not first_round and file.exists() and file.read_text().endswith("\n"):
+                        first_round = time.perf_counter() - started
+                    # Not the child's resource usage: that begins with what its parent had.
+                    memory = max(memory, megabytes(status, "VmHWM"))
+                    time.sleep(0.02)
+            finally:
+                process.terminate()  # where the benchmark is stopped; both commands clean up
         seconds = time.perf_counter() - started
         if process.returncode or not first_round:
             raise RuntimeError(f"{engine} failed:\n{log.read_text()[-2000:]}")
