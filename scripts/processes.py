@@ -1,6 +1,5 @@
 """Processes of Flower: started with a home of their own, and found and ended by it."""
 
-import fcntl
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK_POLL_SECONDS = "0.25"  # Flower's own: each second, to hand a message to a process
@@ -56,11 +56,11 @@ def only_one(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The descriptor is not inherited, so that no process left behind holds the lock.
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"{folder} is in use: what was started there runs") from error
+    try:
+        kept = FileLock(folder / "lock").acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(f"{folder} is in use: what was started there runs") from error
+    with kept:
         yield
 
 
