@@ -286,7 +286,6 @@ def predict_episode(
     context_PW: Tensor,
     share_P: Tensor,
     target_token_PW: Tensor,
-    mask_P: Tensor | None = None,
 ) -> Tensor:
     """Encode one context and predict its targets.
 
@@ -300,17 +299,14 @@ def predict_episode(
         Shares of the context's points.
     target_token_PW : Tensor of shape (P, W)
         Tokens of the targets (``PreferenceTransformer.target_tokens``).
-    mask_P : Tensor of shape (P,), bool, optional
-        Which context points exist; all by default.
 
     Returns
     -------
     Tensor of shape (P, 2)
         Mean and raw scale of each target point.
     """
-    mask_1P = None if mask_P is None else mask_P.unsqueeze(0)
-    memory = model.encode(context_PW.unsqueeze(0), share_P.unsqueeze(0), mask_1P)
-    return model.decode(target_token_PW.unsqueeze(0), memory, mask_1P).squeeze(0)
+    memory = model.encode(context_PW.unsqueeze(0), share_P.unsqueeze(0))
+    return model.decode(target_token_PW.unsqueeze(0), memory).squeeze(0)
 
 
 def _attention_mask(mask_BP: Tensor | None) -> Tensor | None:
