@@ -12,8 +12,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from plurallm.config import Config, ConfigError
-from plurallm.strategy.replies import error_reason, is_count, one_line, or_reason
+from plurallm.strategy.replies import error_reason
 from plurallm.strategy.report import FederationError, reasons
+from plurallm.strategy.values import is_count, one_line, or_reason
 
 logger = logging.getLogger("plurallm")
 

@@ -6,11 +6,10 @@ of fixed keys with a list entry per group, and the groups' names in a ConfigReco
 
 import math
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -18,17 +17,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from plurallm.checkpoint import Arrays
 from plurallm.evaluation import GroupScore
 from plurallm.records import read_exactly
+from plurallm.strategy.values import MOST, is_between, is_count, one_line, or_reason
 
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and type of every weight by name."""
 
-Parsed = TypeVar("Parsed")
-
-MOST = 10**9
-"""Of anything that a node counts: far more than a survey has questions, and sums stay exact."""
-
 _LARGEST_LOSS = 1e6  # a loss of training is below a hundred; means and fair weights stay finite
-_LONGEST_REASON = 500  # characters: room for a refusal, none to flood a log
 
 
 @dataclass(frozen=True)
@@ -213,30 +207,6 @@ def read_personal_scores(
 def size(arrays: ArrayRecord) -> int:
     """Bytes of weights in a record."""
     return sum(len(array.data) for array in arrays.values())
-
-
-def or_reason(parse: Callable[[], Parsed]) -> Parsed | str:
-    """Parse what a node sent; give the reason, a short text, where it cannot be used."""
-    try:
-        return parse()
-    except ValueError as error:
-        return one_line(str(error))
-
-
-def one_line(text: str) -> str:
-    """Make a text that a node had a hand in fit to be logged: short, no control characters."""
-    shown = "".join(char if unicodedata.category(char) != "Cc" else " " for char in text)
-    return shown if len(shown) <= _LONGEST_REASON else f"{shown[:_LONGEST_REASON]}..."
-
-
-def is_count(value: object, least: int, most: int = MOST) -> bool:
-    """Tell whether a value is an integer in a range."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def is_between(value: object, low: float, high: float) -> bool:
-    """Tell whether a value is a number in a range; NaN is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _training_reply(
