@@ -96,7 +96,7 @@ def train(overrides: Sequence[str]) -> None:
 
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
-    from plurallm.compare import run_comparison, tables_config
+    from plurallm.compare import ArmsFailedError, run_comparison, tables_config
     from plurallm.report.export import tidy
     from plurallm.report.figures import pictures
     from plurallm.report.folder import report_folder
@@ -106,8 +106,13 @@ def compare(overrides: Sequence[str]) -> None:
     if config.resume is not None:
         raise ConfigError("a comparison goes on by itself: give its output_dir again, not resume")
     folder = Path(config.output_dir or new_run_folder(Path.cwd() / "outputs", "compare-"))
+    failure = None
     try:
         run_comparison(overrides, folder)
+    except ArmsFailedError as error:
+        if not error.done:
+            raise
+        failure = error
     finally:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -116,6 +121,8 @@ def compare(overrides: Sequence[str]) -> None:
         own = tables_config(overrides, folder)
         log_tables(own, folder, tidy(results), pictures(results))
     print(f"\nThe comparison's folder: {folder}")
+    if failure is not None:
+        raise failure
 
 
 def report(overrides: Sequence[str]) -> None:

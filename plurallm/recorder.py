@@ -9,7 +9,13 @@ from flwr.app import ArrayRecord, MetricRecord
 
 from plurallm.baselines import score_baselines
 from plurallm.checkpoint import Arrays, Checkpoint, save_checkpoint
-from plurallm.config import Config, PoisoningAttack, config_dict
+from plurallm.config import (
+    CentralPrivacy,
+    Config,
+    PoisoningAttack,
+    RespondentPrivacy,
+    config_dict,
+)
 from plurallm.evaluation import summarize
 from plurallm.records import read_array
 from plurallm.roles import Roles, assign_roles, count_seen
@@ -197,6 +203,7 @@ class Recorder:
                 "server": "cpu",
             },
             "threads": sorted({node.threads for node in nodes}),
+            "privacy": _privacy(self._config, last),
             "bytes_down": self._totals["bytes_down"],
             "bytes_up": self._totals["bytes_up"],
             "seconds": {
@@ -207,6 +214,18 @@ class Recorder:
             "versions": versions(),
             **facts,
         }
+
+
+def _privacy(config: Config, last: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Whom the run protected, and how well."""
+    privacy = config.privacy
+    if isinstance(privacy, CentralPrivacy):
+        epsilon = last["strategy"]["epsilon"]
+        return {"protects": "groups", "epsilon": epsilon, "delta": privacy.delta}
+    if isinstance(privacy, RespondentPrivacy):
+        epsilon, delta = privacy.epsilon, privacy.delta
+        return {"protects": "respondents", "epsilon": epsilon, "delta": delta}
+    return None
 
 
 def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:

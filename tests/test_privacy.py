@@ -23,6 +23,7 @@ from plurallm.privacy import (
     os_normal,
     protect_survey,
 )
+from plurallm.report import print_result
 from plurallm.roles import Roles
 from plurallm.simulation import run_in_process
 from plurallm.strategy import FederationError, Update, make_aggregator
@@ -149,7 +150,7 @@ def test_the_ledger_counts_by_group_survives_and_stops_before_it_overspends(tmp_
     assert json.loads(path.read_text())["releases"] == {"a": 2, "b": 2, "c": 2}
 
 
-def test_a_private_run_prints_epsilon_each_round_and_no_two_are_equal(tmp_path, caplog):
+def test_a_private_run_prints_epsilon_each_round_and_no_two_are_equal(tmp_path, caplog, capsys):
     models = []
     for name in ("one", "two"):
         with caplog.at_level(logging.INFO, "plurallm"):
@@ -163,6 +164,11 @@ def test_a_private_run_prints_epsilon_each_round_and_no_two_are_equal(tmp_path, 
     assert [line["strategy"]["epsilon"] for line in lines] == spent
     printed = [line for line in caplog.messages if line.startswith("privacy of groups: epsilon")]
     assert len(printed) == 6
+    assert sum("times as long as the longest update" in line for line in caplog.messages) == 6
+    summary = json.loads((tmp_path / "one" / "summary.json").read_text())
+    assert summary["privacy"] == {"protects": "groups", "epsilon": spent[-1], "delta": 1e-3}
+    print_result(tmp_path / "one")
+    assert "Privacy of groups: epsilon 6.999 at delta 0.001." in capsys.readouterr().out
 
 
 def test_rounds_that_a_resumed_run_repeats_are_counted_twice(tmp_path):
@@ -229,9 +235,11 @@ def test_noise_is_drawn_once_for_the_same_answers_and_anew_for_others(tmp_path, 
     with caplog.at_level(logging.WARNING, "plurallm"):
         other = protected(epsilon=1.0)
     assert not np.array_equal(first, other)
-    assert "were noised 1 times before" in caplog.text
+    assert "noised before, 1 times, with other settings or from another survey" in caplog.text
     more = generate_survey(num_groups=3, num_questions=40, respondents=601)
-    assert not np.array_equal(first, protected(source=more))
+    with caplog.at_level(logging.WARNING, "plurallm"):
+        assert not np.array_equal(first, protected(source=more))
+    assert "noised before, 2 times" in caplog.text
     assert np.array_equal(first, protected())
 
 

@@ -114,6 +114,18 @@ def test_the_page_escapes_what_surveys_and_users_wrote(
     assert "<b>mean</b>, seed 3" in Page(text).words
 
 
+def test_a_comparison_with_private_arms_says_what_they_guarantee(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    assert results["arms"]["federated"]["privacy"] is None
+    private = deepcopy(results)
+    guarantee = {"protects": "respondents", "epsilon": 4.0, "delta": 1e-6}
+    private["arms"]["federated"]["privacy"] = guarantee
+    write_page(private, tmp_path / "page.html")
+    words = Page((tmp_path / "page.html").read_text(encoding="utf-8")).words
+    assert re.search(r"federated\S*\s*respondents\s*4\s*1e-06", words)
+
+
 def test_files_hold_every_score(folder: Path, results: dict[str, Any]) -> None:
     with (folder / "cells.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -128,6 +140,20 @@ def test_files_hold_every_score(folder: Path, results: dict[str, Any]) -> None:
     assert {row["arm"] for row in rows} == set(results["arms"])
     for name in ("groups", "curves", "convergence"):
         assert (folder / f"{name}.csv").read_text(encoding="utf-8").count("\n") > 2
+
+
+def test_a_comparison_with_a_failed_arm_is_reported_and_ends_with_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["compare.seeds=[1]", f"output_dir={tmp_path / 'failing'}"]
+    with pytest.raises(RuntimeError, match="1 of 2 arms and seeds failed"):
+        compare([*SMALL, 'compare.arms=[uniform,"federation.min_groups=50"]', *where])
+    reason = "federation.min_groups=50, seed 1 (failed: federation.min_groups is 50"
+    assert reason in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert reason in (tmp_path / "failing" / "report.html").read_text(encoding="utf-8")
+    none = ['compare.arms=["federation.min_groups=50"]', f"output_dir={tmp_path / 'none'}"]
+    with pytest.raises(RuntimeError, match="1 of 1 arms and seeds failed"):
+        compare([*SMALL, *none, "compare.seeds=[1]"])
 
 
 def test_an_interrupted_comparison_names_what_is_missing(folder: Path, tmp_path: Path) -> None:

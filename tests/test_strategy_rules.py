@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from plurallm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from plurallm.config import ConfigError, load_config
 from plurallm.roles import Roles
-from plurallm.strategy import FederationError, Update, make_aggregator
+from plurallm.strategy import Update, make_aggregator
 from plurallm.strategy.robust import krum_scores
 
 GROUPS = tuple("abcdefgh")
@@ -93,6 +93,17 @@ def test_afl_equals_numbers_worked_by_hand_and_keeps_its_weights():
     assert rule.numbers["lambda"] == pytest.approx({"a": 0.8 / 1.5, "b": 0.2 / 1.5, "c": 0.5 / 1.5})
 
 
+def test_afl_does_not_follow_how_often_a_group_is_drawn():
+    rule = aggregator("strategy=afl", f"strategy.step_size={2 * math.log(2)}")
+    one_round(rule, 0.0, dict.fromkeys("abc", (1, 1, 0.5)))
+    for _ in range(5):
+        one_round(rule, 0.0, {"a": (1, 1, 0.5), "b": (1, 1, 0.5), "c": None})
+    assert rule.numbers["lambda"] == pytest.approx(dict.fromkeys("abc", 1 / 3))
+    # a's factor is 2 and b's 1: together they keep their two thirds.
+    one_round(rule, 0.0, {"a": (1, 1, 0.5), "b": (1, 1, 0.0)})
+    assert rule.numbers["lambda"] == pytest.approx({"a": 4 / 9, "b": 2 / 9, "c": 1 / 3})
+
+
 def test_term_equals_numbers_worked_by_hand():
     rule = aggregator("strategy=term", f"strategy.tilt={2 * math.log(2)}")
     # Weights 1 * 2 and 3 * 1.
@@ -130,6 +141,19 @@ def test_robust_strategies_equal_numbers_worked_by_hand():
     np.testing.assert_array_equal(krum_scores(squared, 1), [5, 2, 2, 5, 97**2 + 98**2])
     few = aggregator("strategy=multikrum", "strategy.keep=3", groups=5)
     assert one_round(few, 50.0, updates) == 1.0
+
+
+def test_attackers_are_left_out_although_honest_groups_are_missing():
+    values = dict(zip(GROUPS, (1, 2, 3, 4, 5, 6, 100, 200), strict=True))
+    updates = {group: (value, 1, None) for group, value in values.items()}
+    trimmed = aggregator("strategy=trimmed_mean", "strategy.trim=0.25")
+    # 3, 4, 5, 6, 100, 200: a quarter of the eight that were asked is left out at either end.
+    assert one_round(trimmed, 0.0, updates | {"a": None, "b": None}) == 5.5
+    assert trimmed.least == 5
+    krum = aggregator("strategy=multikrum", "strategy.attackers=2", "strategy.keep=6")
+    assert one_round(krum, 0.0, updates | {"f": None}) == 3.0
+    assert krum.report() == {"kept": ["a", "b", "c", "d", "e"]}
+    assert krum.least == 7
 
 
 LIMITS = {
@@ -337,17 +361,15 @@ def test_flowers_own_class_gives_the_same_on_one_reply_for_each_group(name):
             for name in ("qfedavg", "afl", "median", "trimmed_mean", "multikrum")
         ),
         (["privacy=central", UNIFORM, "privacy.max_epsilon=5"], 8, "privacy.max_epsilon=5"),
+        (
+            ["privacy=central", UNIFORM, "federation.fraction=0.5", "privacy.max_epsilon=5"],
+            *(8, "federation.rounds=100 would spend epsilon"),
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_the_start_naming_the_key(overrides, groups, reason):
     with pytest.raises(ConfigError, match=reason):
         aggregator(*overrides, groups=groups)
-
-
-def test_multikrum_stops_when_refusals_leave_too_few():
-    rule = aggregator("strategy=multikrum", "strategy.attackers=2")
-    with pytest.raises(FederationError, match=r"got 6 usable updates.*attackers=2 it needs 7"):
-        aggregate(rule, *random_round(0, refused="ab"))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ STRATEGIES = [
 ]
 RUNS = [
     ["strategy=fedyogi"],
+    ["strategy=afl", "federation.fraction=0.6"],
     ["strategy=adaptive", "personal=ditto", "federation.fraction=0.6"],
     *(
         pytest.param(overrides, marks=pytest.mark.slow)
@@ -46,6 +47,22 @@ class DiesInRound(ClientApp):
     def __call__(self, message, context):
         if message.metadata.message_type == "train":
             assert message.content["config"]["round"] < self.number, "the power went out"
+        return client_app(message, context)
+
+
+class LosesGroupsInRound(ClientApp):
+    """The real client, but in one round all nodes save the first two are broken."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+        self.seen = set()
+
+    def __call__(self, message, context):
+        if message.metadata.message_type == "train":
+            self.seen.add(context.node_id)
+            broken = message.content["config"]["round"] == self.number
+            assert not broken or sorted(self.seen).index(context.node_id) < 2, "the disk is full"
         return client_app(message, context)
 
 
@@ -163,6 +180,20 @@ def test_multikrum_keeps_the_attacker_out(tmp_path):
     for line in lines(folder):
         assert "Belora" not in line["strategy"]["kept"]
         assert len(line["strategy"]["kept"]) == len(line["groups_trained"]) - 1
+
+
+@pytest.mark.parametrize("name", ["multikrum", "trimmed_mean"])
+def test_a_round_with_too_few_updates_for_the_strategy_fails_and_the_run_goes_on(tmp_path, name):
+    strategy = [f"strategy={name}", "federation.nodes=7", "federation.min_groups=1"]
+    overrides = [*strategy, *(["strategy.trim=0.3"] if name == "trimmed_mean" else [])]
+    reason = rf"round 3: 2 of \d groups.*strategy={name} needs \d; .*the disk is full"
+    with pytest.raises(FederationError, match=reason):
+        run(tmp_path, "ends", *overrides, app=LosesGroupsInRound(3))
+    every = "federation.failed_rounds=1"
+    folder = run(tmp_path, "goes on", *overrides, every, app=LosesGroupsInRound(3))
+    written = lines(folder)
+    assert [line["round"] for line in written if "failed" in line] == [3]
+    assert written[-1]["round"] == 4
 
 
 def test_a_run_that_cannot_work_stops_before_it_asks_for_training(tmp_path):

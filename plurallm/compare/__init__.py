@@ -3,7 +3,7 @@
 from plurallm.compare.arms import BASELINES, KINDS, Arm, read_arm
 from plurallm.compare.convergence import ACCOUNTS, SHARE_OF_GAIN, convergence
 from plurallm.compare.results import comparison_results
-from plurallm.compare.run import run_comparison, tables_config
+from plurallm.compare.run import ArmsFailedError, run_comparison, tables_config
 from plurallm.compare.scores import (
     METRICS,
     cells_over_seeds,
@@ -22,6 +22,7 @@ __all__ = [
     "METRICS",
     "SHARE_OF_GAIN",
     "Arm",
+    "ArmsFailedError",
     "cells_over_seeds",
     "comparison_results",
     "convergence",

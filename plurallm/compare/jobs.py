@@ -26,6 +26,8 @@ from plurallm.tracking import RunFolder, open_trackers
 _DONE = "pairs.npz"
 """The last file that a job writes."""
 
+_FAILURE = "failure.txt"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -49,9 +51,20 @@ class Job:
     folder: Path
 
     @property
+    def name(self) -> str:
+        """As progress and reports name it."""
+        return f"{self.arm.name}, seed {self.seed}"
+
+    @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return (self.folder / _DONE).exists()
+
+    @property
+    def failure(self) -> str | None:
+        """Why it stopped when it last ran, where it did not finish."""
+        file = self.folder / _FAILURE
+        return file.read_text(encoding="utf-8") if file.exists() else None
 
     @property
     def federated_folder(self) -> Path:
@@ -67,6 +80,8 @@ class Job:
 def run_job(job: Job) -> None:
     """Do a job, in a worker process; what it logs goes into ``log.txt``.
 
+    What it fails with stands in its folder too, for the report.
+
     Raises
     ------
     Exception
@@ -74,6 +89,15 @@ def run_job(job: Job) -> None:
     """
     _clear_unless_resumable(job)
     job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / _FAILURE).unlink(missing_ok=True)
+    try:
+        _run(job)
+    except Exception as error:
+        (job.folder / _FAILURE).write_text(str(error), encoding="utf-8")
+        raise
+
+
+def _run(job: Job) -> None:
     with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
         sys.stderr = log  # no progress bar: the comparison shows one for all
         logging.basicConfig(stream=log, format="%(message)s", level=logging.INFO, force=True)

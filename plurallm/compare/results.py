@@ -30,7 +30,8 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     Parameters
     ----------
     folder : Path
-        Of a comparison; jobs that are not done are named in ``missing``.
+        Of a comparison; jobs that are not done are named in ``missing``, with the reason where
+        they failed.
 
     Returns
     -------
@@ -38,9 +39,10 @@ def comparison_results(folder: Path) -> dict[str, Any]:
         ``arms``: by arm ``kind``, ``seeds``, ``cells`` (by cell and metric ``mean``, ``std`` over
         seeds and ``values``; also ``cov_question`` and ``fi_question``, fairness over groups by
         question, averaged over questions), ``variants`` (such cells of honest groups and personal
-        models, where a run has them), ``groups`` (rows of ``group``, ``role`` and, by column,
-        alignment) and ``curves`` (by seed). ``convergence``, ``verdicts``, ``examples``,
-        ``unanswered`` and the facts: command, configuration, roles, what was dropped, versions.
+        models, where a run has them), ``privacy`` (``protects``, ``epsilon`` and ``delta``, or
+        None), ``groups`` (rows of ``group``, ``role`` and, by column, alignment) and ``curves`` (by
+        seed). ``convergence``, ``verdicts``, ``examples``, ``unanswered`` and the facts: command,
+        configuration, roles, what was dropped, versions.
         Where these depend on the seed they are of the first one.
 
     Raises
@@ -61,7 +63,7 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     return {
         "name": folder.name,
         "command": (folder / "command.txt").read_text(encoding="utf-8").strip(),
-        "missing": [f"{job.arm.name}, seed {job.seed}" for job in jobs if not job.done],
+        "missing": [_missing(job) for job in jobs if not job.done],
         "seeds": config.compare.seeds,
         "config": config_dict(config),
         "survey": {
@@ -82,6 +84,10 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     }
 
 
+def _missing(job: Job) -> str:
+    return job.name if job.failure is None else f"{job.name} (failed: {job.failure})"
+
+
 def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
     jobs = list(summary_of)
     summaries = {str(job.seed): summary for job, summary in summary_of.items()}
@@ -91,6 +97,7 @@ def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
         "seeds": [job.seed for job in jobs],
         "cells": cells_over_seeds(summaries),
         "variants": variants_over_seeds(summaries),
+        "privacy": _privacy(summaries.values()),
         "groups": groups_over_seeds(summaries),
         "curves": {str(job.seed): read_curve(job.folder) for job in jobs},
         "seconds": {
@@ -99,6 +106,12 @@ def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
             if "seconds" in summary
         },
     }
+
+
+def _privacy(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the arm guarantees: of the seed that spent most."""
+    found = [summary["privacy"] for summary in summaries if summary.get("privacy")]
+    return max(found, key=lambda privacy: privacy["epsilon"], default=None)
 
 
 def _summary(job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
@@ -42,6 +42,24 @@ logger = logging.getLogger("plurallm")
 _POLL_SECONDS = 0.5
 
 
+class ArmsFailedError(RuntimeError):
+    """Some arms failed; all others have run.
+
+    Attributes
+    ----------
+    done : int
+        Arms and seeds that are done, now or before: with one the comparison can be reported.
+    """
+
+    def __init__(self, failed: Mapping[str, BaseException], jobs: Sequence[Job]) -> None:
+        self.done = sum(job.done for job in jobs)
+        name, error = next(iter(failed.items()))
+        super().__init__(
+            f"{len(failed)} of {len(jobs)} arms and seeds failed; the first: {name}: {error}; "
+            "the same command runs the failed ones again"
+        )
+
+
 def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     """Run what is missing of a comparison.
 
@@ -56,7 +74,7 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     ------
     ConfigError
         For an arm that cannot be read, or a folder that holds another comparison.
-    RuntimeError
+    ArmsFailedError
         When an arm failed, after all others have run.
     """
     config = load_config(overrides, None)
@@ -76,8 +94,10 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     due = [job for job in jobs if not job.done]
     if len(due) < len(jobs):
         logger.info("%d of %d arms and seeds are done already", len(jobs) - len(due), len(jobs))
-    _run_all([job for job in due if job.arm.kind != "experts"], config)
-    _run_all([job for job in due if job.arm.kind == "experts"], config)
+    failed = _run_all([job for job in due if job.arm.kind != "experts"], config)
+    failed |= _run_all([job for job in due if job.arm.kind == "experts"], config)
+    if failed:
+        raise ArmsFailedError(failed, jobs)
 
 
 def read_jobs(folder: Path) -> tuple[Config, list[Job]]:
@@ -170,10 +190,11 @@ def _check_arm(job: Job) -> None:
     survey_table(survey, config)
 
 
-def _run_all(jobs: Sequence[Job], config: Config) -> None:
-    if not jobs:
-        return
+def _run_all(jobs: Sequence[Job], config: Config) -> dict[str, BaseException]:
+    """Run jobs; what failed, by name."""
     failed: dict[str, BaseException] = {}
+    if not jobs:
+        return failed
     executor = ProcessPoolExecutor(
         _at_a_time(config), multiprocessing.get_context("spawn"), initializer=use_one_thread
     )
@@ -184,11 +205,10 @@ def _run_all(jobs: Sequence[Job], config: Config) -> None:
             done, _ = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
             for future in done:
                 job = pending.pop(future)
-                name = f"{job.arm.name}, seed {job.seed}"
                 error = future.exception()
                 if error is not None:
-                    failed[name] = error
-                progress.end(name, error)
+                    failed[job.name] = error
+                progress.end(job.name, error)
             progress.show({future: job for future, job in pending.items() if future.running()})
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
@@ -197,12 +217,7 @@ def _run_all(jobs: Sequence[Job], config: Config) -> None:
     finally:
         progress.close()
         executor.shutdown(cancel_futures=True)
-    if failed:
-        name, error = next(iter(failed.items()))
-        raise RuntimeError(
-            f"{len(failed)} of {len(jobs)} arms and seeds failed; the first: {name}: {error}; "
-            "the same command runs the failed ones again"
-        )
+    return failed
 
 
 class _Progress:
@@ -240,7 +255,7 @@ class _Progress:
             metrics = job.folder / "metrics.jsonl"
             if not metrics.exists():
                 continue
-            name = f"{job.arm.name}, seed {job.seed}"
+            name = job.name
             last = metrics.read_bytes().splitlines()[-1:]
             if name not in self._rows:
                 rounds = load_config(job.run_overrides, None).federation.rounds

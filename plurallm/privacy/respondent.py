@@ -3,12 +3,15 @@
 A person adds at most one to one option's count in each question that they answered. Over at most K
 questions the counts of a group, taken as one vector, so differ by at most sqrt(K) in L2 between
 surveys with and without that person, and one Gaussian release of them all is (epsilon,
-delta)-private for the person, over all questions together. What follows, shares that are valid,
-training, scores, is computed from the noised counts alone and costs nothing more.
+delta)-private for the person, over all questions together. Where a survey has shares only, their
+people are a fixed number, and without a person another stands in their place: that moves two
+options of a question by one, sqrt(2 K) in all. What follows, shares that are valid, training,
+scores, is computed from the noised counts alone and costs nothing more.
 
 The noise must stay the same: noised anew for each message, process or run, it would average away.
 A node therefore keeps its noised answers on disk, by the very counts and settings that they came
-from, and never draws twice for the same.
+from, and never draws twice for the same. Other settings or other answers of a group are a further
+release, and the log says so.
 
 Dimension letters: ``Q`` questions of a group, ``O`` options (padded).
 """
@@ -20,6 +23,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +71,8 @@ def protect_survey(
         count_QO = _counts(group, own, privacy)
         ids = [survey.questions[position].id for position in own.question_Q]
         mask_QO = np.arange(count_QO.shape[1]) < options_Q[own.question_Q][:, None]
-        share_QO = _noised_once(group, ids, count_QO, mask_QO, privacy, folder)
+        scale = noise_scale(len(ids), privacy, whole_counts=own.respondents_Q is not None)
+        share_QO = _noised_once(group, ids, count_QO, mask_QO, scale, folder)
         answers[group] = Answers(own.question_Q, share_QO)
     return replace(survey, answers=answers)
 
@@ -104,10 +109,26 @@ def noise_counts(
     return _nearest_shares(share_QO, mask_QO)
 
 
-def noise_scale(questions: int, privacy: RespondentPrivacy) -> float:
-    """Standard deviation of the noise on each of a group's counts, in people."""
+def noise_scale(questions: int, privacy: RespondentPrivacy, whole_counts: bool) -> float:
+    """Give the standard deviation of the noise on each of a group's counts.
+
+    Parameters
+    ----------
+    questions : int
+        Of the group.
+    privacy : RespondentPrivacy
+        The guarantee.
+    whole_counts : bool
+        Whether the counts are known, and not shares of a fixed number of people.
+
+    Returns
+    -------
+    float
+        In people.
+    """
     most = min(privacy.questions_per_respondent or questions, questions)
-    return math.sqrt(most) * gaussian_scale(privacy.epsilon, privacy.delta)
+    squared = most if whole_counts else 2 * most
+    return math.sqrt(squared) * gaussian_scale(privacy.epsilon, privacy.delta)
 
 
 def _nearest_shares(
@@ -146,14 +167,12 @@ def _noised_once(
     ids: Sequence[str],
     count_QO: npt.NDArray[np.float64],
     mask_QO: npt.NDArray[np.bool_],
-    privacy: RespondentPrivacy,
+    scale: float,
     folder: Path,
 ) -> npt.NDArray[np.float64]:
     """Noised shares from the folder; drawn and put there the first time."""
-    scale = noise_scale(len(ids), privacy)
-    source = json.dumps([group, list(ids), count_QO.tolist()]).encode()
-    name = hashlib.sha256(source).hexdigest()[:32]
-    path = folder / f"{name}-{scale:.9g}.safetensors"
+    name = _digest(group)
+    path = folder / f"{name}-{_digest([list(ids), count_QO.tolist()])}-{scale:.9g}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     # Client processes of one machine start together: only the first may draw.
     with FileLock(folder / f"{name}.lock"):
@@ -161,10 +180,15 @@ def _noised_once(
             earlier = len(list(folder.glob(f"{name}-*.safetensors")))
             if earlier:
                 logger.warning(
-                    "group %s: its answers were noised %d times before, with other settings; what "
-                    "the nodes gave away adds up, and so do the epsilons",
+                    "group %s: answers of it were noised before, %d times, with other settings or "
+                    "from another survey; where these are the same people, what was given away "
+                    "adds up, and so do the epsilons",
                     *(group, earlier),
                 )
             share_QO = noise_counts(count_QO, mask_QO, scale, os_normal(count_QO.shape))
             save_arrays(path, {"share_QO": share_QO})
         return load_file(path)["share_QO"]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]

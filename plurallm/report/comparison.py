@@ -169,6 +169,23 @@ def ratio_sheet(results: Mapping[str, Any]) -> Sheet | None:
     )
 
 
+def privacy_sheet(results: Mapping[str, Any]) -> Sheet | None:
+    """Whom each private arm protected, and how well; None where none is."""
+    rows = [
+        (
+            arm_label(name),
+            arm["privacy"]["protects"],
+            f"{arm['privacy']['epsilon']:.4g}",
+            f"{arm['privacy']['delta']:g}",
+        )
+        for name, arm in results["arms"].items()
+        if arm["privacy"] is not None
+    ]
+    if not rows:
+        return None
+    return Sheet("Differential privacy", ("arm", "protects", "epsilon", "delta"), tuple(rows))
+
+
 def seconds_sheet(results: Mapping[str, Any]) -> Sheet | None:
     """Seconds of every trained arm and seed; None where none were taken."""
     seeds = [str(seed) for seed in results["seeds"]]

@@ -8,6 +8,7 @@ from plurallm.config import ConfigError
 from plurallm.report.comparison import (
     convergence_sheet,
     fairness_sheet,
+    privacy_sheet,
     ratio_sheet,
     score_sheets,
 )
@@ -62,7 +63,7 @@ def print_comparison(results: dict[str, Any]) -> None:
             console.print(line, highlight=False, markup=False)
 
     if results["missing"]:
-        say(f"Not done yet, and not in any table: {'; '.join(results['missing'])}.", "")
+        say(f"Not done, and not in any table: {'; '.join(results['missing'])}.", "")
     sheets = [
         verdict_sheet(results),
         difference_sheet(results),
@@ -70,6 +71,7 @@ def print_comparison(results: dict[str, Any]) -> None:
         *(fairness_sheet(results, cell) for cell in cells_of(results)),
         convergence_sheet(results),
         ratio_sheet(results),
+        privacy_sheet(results),
     ]
     for sheet in sheets:
         if sheet is not None:

@@ -89,6 +89,7 @@ def _arm(kind: str, seed: str, scores: Mapping[str, Any]) -> dict[str, Any]:
         "cells": cells_over_seeds({seed: scores}),
         "variants": variants_over_seeds({seed: scores}),
         "groups": groups_over_seeds({seed: scores}),
+        "privacy": None,  # told in the notes
         "curves": {},
         "seconds": {},
     }

@@ -122,6 +122,12 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     for group, rounds in summary.get("participation", {}).items():
         missed = f", missed {rounds['missed']}" if rounds["missed"] else ""
         lines.append(f"{group}: trained in rounds {rounds['trained'] or 'none'}{missed}.")
+    privacy = summary["privacy"]
+    if privacy is not None:
+        lines.append(
+            f"Privacy of {privacy['protects']}: epsilon {privacy['epsilon']:.4g} at delta "
+            f"{privacy['delta']:g}."
+        )
     devices = summary["devices"]
     lines.append(
         f"Clients computed on {devices['clients']} ({summary['nodes']} nodes), "

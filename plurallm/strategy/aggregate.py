@@ -23,7 +23,7 @@ from plurallm.strategy.mean import Mean, OrderedMean
 from plurallm.strategy.replies import Update
 
 MakeMean = Callable[[Sequence[str], Arrays], Mean]
-"""From the groups asked and the weights sent to them to the round's mean."""
+"""From a round's groups and the weights sent to them to its mean."""
 
 
 class Aggregator(Protocol):
@@ -35,13 +35,20 @@ class Aggregator(Protocol):
         State that the next round depends on, as JSON can hold it.
     arrays : dict of str to ndarray
         State in arrays. A checkpoint holds both; setting both goes on from there.
+    order : sequence of str
+        Groups of the round that began.
     """
 
     numbers: dict[str, Any]
     arrays: Arrays
+    order: Sequence[str]
+
+    @property
+    def least(self) -> int:
+        """Updates without which the round that began cannot be finished."""
 
     def begin(self, order: Sequence[str], received: Arrays) -> None:
-        """Start a round: the groups asked, in the order of the roles, and what they were sent."""
+        """Start a round: its groups, in the order of the roles, and what they were sent."""
 
     def add(self, group: str, update: Update) -> None:
         """Take a group's update."""
@@ -50,7 +57,10 @@ class Aggregator(Protocol):
         """Do without a group."""
 
     def finish(self) -> Arrays:
-        """Give the next global weights, once every group of the round was added or skipped."""
+        """Give the next global weights, once every group of the round was added or skipped.
+
+        At least ``least`` of them were added.
+        """
 
     def report(self) -> dict[str, Any]:
         """Numbers of the round that ended, for ``metrics.jsonl``; empty where there are none."""
@@ -80,6 +90,11 @@ class FedAvg:
         self.numbers: dict[str, Any] = {}
         self.arrays: Arrays = {}
         self._make_mean = make_mean
+
+    @property
+    def least(self) -> int:
+        """A mean takes any number."""
+        return 1
 
     def begin(self, order: Sequence[str], received: Arrays) -> None:
         """Start a round."""
@@ -149,7 +164,8 @@ class FedAdam(FedAvg):
     m = beta_1 m + (1 - beta_1) change; w = w + eta m / (sqrt(v) + tau), with Adam's
     v = beta_2 v + (1 - beta_2) change^2 or Yogi's
     v = v - (1 - beta_2) change^2 sign(v - change^2). Both moments start at zero and are not
-    corrected for it, as in the paper.
+    corrected for it. (The paper starts v at tau^2 or above; tau is what keeps the first steps
+    short here.)
     """
 
     strategy: FedAdamStrategy

@@ -1,6 +1,7 @@
 """From the configuration to a strategy; a combination that cannot work is refused here."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from plurallm.config import (
     TrimmedMeanStrategy,
 )
 from plurallm.privacy import PrivacyLedger, central_epsilon
+from plurallm.randomness import digest_fraction
 from plurallm.roles import Roles
 from plurallm.strategy.aggregate import Aggregator, FedAdam, FedAvg, FedAvgM
 from plurallm.strategy.fair import Adaptive, Afl, QFedAvg, Term
@@ -73,13 +75,21 @@ def make_aggregator(config: Config, roles: Roles, folder: Path) -> Aggregator:
     )
 
 
-def groups_per_round(config: Config, roles: Roles) -> int:
-    """How many training groups a round asks: ``federation.fraction`` of them, at least one."""
+def participants(config: Config, roles: Roles, round_number: int) -> tuple[str, ...]:
+    """Training groups of a round: a seeded ``federation.fraction``, in the order of the roles."""
+    drawn = sorted(
+        roles.train,
+        key=lambda group: digest_fraction("take part", config.seed, round_number, group),
+    )[: _groups_per_round(config, roles)]
+    return tuple(group for group in roles.train if group in drawn)
+
+
+def _groups_per_round(config: Config, roles: Roles) -> int:
     return max(1, math.floor(config.federation.fraction * len(roles.train) + 0.5))
 
 
 def _check(config: Config, roles: Roles) -> None:
-    strategy, privacy, asked = config.strategy, config.privacy, groups_per_round(config, roles)
+    strategy, privacy, asked = config.strategy, config.privacy, _groups_per_round(config, roles)
     groups = f"a round asks {asked} groups"
     if isinstance(strategy, MultiKrumStrategy):
         if asked < least_groups(strategy):
@@ -103,11 +113,16 @@ def _check(config: Config, roles: Roles) -> None:
         if others:
             raise ConfigError(f"attack.groups lists {others[0]!r}, which is no training group")
     if isinstance(privacy, CentralPrivacy):
-        planned = central_epsilon(config.federation.rounds, privacy)
-        budget = privacy.max_epsilon
-        if budget is not None and planned > budget and config.federation.fraction == 1:
+        rounds, budget = config.federation.rounds, privacy.max_epsilon
+        releases = Counter(
+            group
+            for number in range(1, rounds + 1)
+            for group in participants(config, roles, number)
+        )
+        planned = central_epsilon(max(releases.values()), privacy)
+        if budget is not None and planned > budget:
             raise ConfigError(
-                f"federation.rounds={config.federation.rounds} would spend epsilon {planned:.4g}, "
-                f"more than privacy.max_epsilon={budget:g}: raise privacy.noise_multiplier or plan "
-                "fewer rounds"
+                f"federation.rounds={rounds} would spend epsilon {planned:.4g}, more than "
+                f"privacy.max_epsilon={budget:g}: raise privacy.noise_multiplier or plan fewer "
+                "rounds"
             )

@@ -97,29 +97,35 @@ class QFedAvg(FairMean):
 class Afl(FairMean):
     """Agnostic federated learning (arXiv 1902.00146) with multiplicative weights.
 
-    lambda_group = lambda_group exp(step_size * distance), normalised over all groups that ever took
-    part; the mean over the round's groups is weighted by lambda. The paper's own step is a
-    projected gradient; the multiplicative one, of group DRO and arXiv 2405.20304, stays inside the
-    simplex.
+    lambda_group = lambda_group exp(step_size * distance), brought back over the groups that took
+    part to the sum that they had, so that lambda does not depend on how often a group is drawn; the
+    mean over the round's groups is weighted by it. The paper's own step is a projected gradient;
+    the multiplicative one, of group DRO and arXiv 2405.20304, stays inside the simplex.
     """
 
     strategy: AflStrategy
 
     def weigh(self, group: str, update: Update) -> float:
         """Lambda after this round's distance."""
-        known = self.numbers.get("lambda", {})
-        # A group that comes late starts from the mean of those before it.
-        start: float = known.get(group, 1 / len(known) if known else 1.0)
-        return start * math.exp(self.strategy.step_size * self.distances[group])
+        return self._before(group) * math.exp(self.strategy.step_size * self.distances[group])
 
     def step(self, mean: Arrays) -> Arrays:
         """Keep lambda; the model is the mean."""
-        grown = self.numbers.get("lambda", {}) | self.weights
+        kept = math.fsum(self._before(group) for group in self.weights)
+        factor = kept / math.fsum(self.weights.values())
+        grown = self.numbers.get("lambda", {}) | {
+            group: factor * weight for group, weight in self.weights.items()
+        }
         total = math.fsum(grown.values())
         self.numbers = {
             "lambda": {name: max(grown[name] / total, _LEAST_SHARE) for name in sorted(grown)}
         }
         return mean
+
+    def _before(self, group: str) -> float:
+        """Lambda before the round; a group that comes late starts from the mean of the others."""
+        known: dict[str, float] = self.numbers.get("lambda", {})
+        return known.get(group, 1 / len(known) if known else 1.0)
 
 
 class Term(FairMean):

@@ -24,12 +24,11 @@ from flwr.serverapp.strategy import FedAvg
 
 from plurallm.checkpoint import Arrays
 from plurallm.config import Config, ConfigError, FairStrategy
-from plurallm.randomness import digest_fraction
 from plurallm.records import read_array, write_array
 from plurallm.roles import Roles
 from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
-from plurallm.strategy.choose import groups_per_round
+from plurallm.strategy.choose import participants
 from plurallm.strategy.replies import (
     Shapes,
     Update,
@@ -100,7 +99,6 @@ class GroupFedAvg(FedAvg):
         self._asked: dict[int, list[str]] = {}
         self._failed_rounds = 0
         self._global: Arrays = {}
-        self._order: list[str] = []
         self._shapes: Shapes = {}
         self._started = 0.0
 
@@ -125,10 +123,11 @@ class GroupFedAvg(FedAvg):
         self._global = {name: read_array(array) for name, array in arrays.items()}
         participants = self._participants()
         messages = self._ask(MessageType.TRAIN, participants, arrays)
-        self.report.refused |= self._away(participants)
-        due = {group for groups in self._asked.values() for group in groups}
-        self._order = [group for group in self.roles.train if group in due]
-        self.aggregator.begin(self._order, self._global)
+        away = self._away(participants)
+        self.report.refused |= away
+        self.aggregator.begin(participants, self._global)
+        for group in away:
+            self.aggregator.skip(group)
         return messages
 
     def aggregate_train(
@@ -139,8 +138,8 @@ class GroupFedAvg(FedAvg):
         Raises
         ------
         FederationError
-            When fewer than ``federation.min_groups`` groups brought one, in more than
-            ``federation.failed_rounds`` rounds.
+            When fewer than ``federation.min_groups`` groups brought one, or fewer than the
+            strategy needs, in more than ``federation.failed_rounds`` rounds.
         """
         losses = {}
         for group, update in self._updates(replies):
@@ -151,7 +150,9 @@ class GroupFedAvg(FedAvg):
             else:
                 self.aggregator.add(group, update)
                 losses[group] = update.loss
-        self.report.losses = {group: losses[group] for group in self._order if group in losses}
+        self.report.losses = {
+            group: losses[group] for group in self.aggregator.order if group in losses
+        }
         self.report.seconds["train"] = time.monotonic() - self._started
         if self._has_failed():
             return None, None  # Flower keeps the weights of the round before
@@ -203,13 +204,7 @@ class GroupFedAvg(FedAvg):
         return MetricRecord({"groups-scored": len(self.report.scores)})
 
     def _participants(self) -> tuple[str, ...]:
-        """Training groups of this round: a seeded fraction, in the order of the roles."""
-        train, number = self.roles.train, self.report.round_number
-        wanted = groups_per_round(self.config, self.roles)
-        drawn = sorted(
-            train, key=lambda group: digest_fraction("take part", self.config.seed, number, group)
-        )[:wanted]
-        return tuple(group for group in train if group in drawn)
+        return participants(self.config, self.roles, self.report.round_number)
 
     def _ask(self, message_type: str, groups: Iterable[str], arrays: ArrayRecord) -> list[Message]:
         wanted = set(groups)
@@ -266,12 +261,16 @@ class GroupFedAvg(FedAvg):
 
     def _has_failed(self) -> bool:
         answered, asked = len(self.report.losses), len(self._participants())
-        needed = self.config.federation.min_groups or math.ceil(asked / 2)
-        if answered >= needed:
+        least = self.config.federation.min_groups or math.ceil(asked / 2)
+        rule = f"federation.min_groups is {least}"
+        if self.aggregator.least > least:
+            least = self.aggregator.least
+            rule = f"strategy={self.config.strategy.name} needs {least}"
+        if answered >= least:
             return False
         self.report.failed = (
             f"round {self.report.round_number}: {answered} of {asked} groups brought an update "
-            f"and federation.min_groups is {needed}; " + reasons(self.report.refused)
+            f"and {rule}; " + reasons(self.report.refused)
         )
         self._failed_rounds += 1
         if self._failed_rounds > self.config.federation.failed_rounds:

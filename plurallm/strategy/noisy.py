@@ -7,6 +7,7 @@ for equal weights without asking for them; they draw it from numpy's seeded gene
 accountant they refuse a strategy, such as ours, that replaces FedAvg's aggregation.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +20,11 @@ from plurallm.config import CentralPrivacy
 from plurallm.privacy import PrivacyLedger, os_normal
 from plurallm.strategy.mean import OrderedMean
 
+logger = logging.getLogger("plurallm")
+
 
 class NoisyMean:
-    """Received weights + (sum of clipped changes + noise) / groups asked.
+    """Received weights + (sum of clipped changes + noise) / groups of the round.
 
     A group's change is clipped to ``clipping_norm``, L2 over all weights; the noise has standard
     deviation ``noise_multiplier * clipping_norm``. A group that brings nothing counts as no change:
@@ -31,7 +34,7 @@ class NoisyMean:
     Parameters
     ----------
     order : sequence of str
-        Groups asked.
+        Groups of the round, those that are away among them.
     received : dict of str to ndarray
         What they were sent.
     privacy : CentralPrivacy
@@ -76,6 +79,11 @@ class NoisyMean:
         self._ledger.enter(self._order)
         asked = len(self._order)
         scale = self._privacy.noise_multiplier * self._privacy.clipping_norm / asked
+        weights = sum(array.size for array in self._received.values())
+        logger.info(
+            "the noise on the mean is about %.3g times as long as the longest update of a group",
+            self._privacy.noise_multiplier * math.sqrt(weights) / asked,
+        )
         return {
             name: self._received[name]
             + change * (self._brought / asked)

@@ -8,6 +8,9 @@ Flower's FedMedian and FedTrimmedAvg give the same numbers (tested) for as much 
 numpy takes itself. Its MultiKrum computes distances in float32 as ||x||^2 + ||y||^2 - 2 xy of the
 whole models, where the difference of two groups drowns in the rounding of their norms; and none of
 the three says when there are too few groups.
+
+How many attackers are borne follows from the groups of the round, not from those whose updates can
+be used: honest ones may be away, and attackers are there.
 """
 
 from collections.abc import Sequence
@@ -20,7 +23,6 @@ from plurallm.checkpoint import Arrays
 from plurallm.config import MultiKrumStrategy, StrategyConfig, TrimmedMeanStrategy
 from plurallm.strategy.mean import OrderedMean
 from plurallm.strategy.replies import Update
-from plurallm.strategy.report import FederationError
 
 
 class Median:
@@ -37,9 +39,14 @@ class Median:
         self.numbers: dict[str, Any] = {}
         self.arrays: Arrays = {}
 
+    @property
+    def least(self) -> int:
+        """One update is its own median."""
+        return 1
+
     def begin(self, order: Sequence[str], received: Arrays) -> None:
         """Start a round."""
-        self._order = order
+        self.order = order
         self._updates: dict[str, Arrays] = {}
         self.received = received
 
@@ -52,7 +59,7 @@ class Median:
 
     def finish(self) -> Arrays:
         """Give the next global weights, in the type of those that were sent."""
-        updates = {group: self._updates[group] for group in self._order if group in self._updates}
+        updates = {group: self._updates[group] for group in self.order if group in self._updates}
         combined = self.combine(updates)
         self._updates = {}
         return {name: array.astype(self.received[name].dtype) for name, array in combined.items()}
@@ -71,9 +78,14 @@ class TrimmedMean(Median):
 
     strategy: TrimmedMeanStrategy
 
+    @property
+    def least(self) -> int:
+        """One more than are left out."""
+        return 2 * trimmed(len(self.order), self.strategy) + 1
+
     def combine(self, updates: dict[str, Arrays]) -> Arrays:
-        """Leave out ``trim`` of the groups at either end, rounded down."""
-        cut = trimmed(len(updates), self.strategy)
+        """Leave out ``trim`` of the round's groups, rounded down, at either end."""
+        cut = trimmed(len(self.order), self.strategy)
         return {
             name: np.sort(_stack(updates, name), axis=0)[cut : len(updates) - cut].mean(axis=0)
             for name in self.received
@@ -88,22 +100,17 @@ class MultiKrum(Median):
 
     strategy: MultiKrumStrategy
 
-    def combine(self, updates: dict[str, Arrays]) -> Arrays:
-        """Choose and average.
+    @property
+    def least(self) -> int:
+        """As many as outnumber the attackers."""
+        return least_groups(self.strategy)
 
-        Raises
-        ------
-        FederationError
-            When too few updates came to outnumber the attackers.
-        """
+    def combine(self, updates: dict[str, Arrays]) -> Arrays:
+        """Choose and average."""
         given, groups = self.strategy, list(updates)
-        if len(groups) < least_groups(given):
-            raise FederationError(
-                f"multikrum got {len(groups)} usable updates, but with strategy.attackers="
-                f"{given.attackers} it needs {least_groups(given)}"
-            )
         score_G = krum_scores(self._squared_distances(updates), given.attackers)
-        keep = given.keep or len(groups) - given.attackers
+        most = len(groups) - given.attackers
+        keep = min(given.keep or most, most)
         chosen = np.argsort(score_G, kind="stable")[:keep]
         self._kept = [groups[row] for row in sorted(chosen)]
         mean = OrderedMean(self._kept)
