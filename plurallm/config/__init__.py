@@ -1,17 +1,7 @@
 """Typed configuration: what ``conf/`` may say, and how overrides become a ``Config``."""
 
 from plurallm.config.compare import changed_on_resume, config_dict, config_digest
-from plurallm.config.compose import (
-    absolute_overrides,
-    check_choice,
-    config_directory,
-    hydra_quote,
-    load_config,
-    load_tool_config,
-    override_key,
-    split_overrides,
-    typed_config,
-)
+from plurallm.config.compose import load_config, load_tool_config, typed_config
 from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
 from plurallm.config.directories import cache_directory, state_directory
 from plurallm.config.error import ConfigError
@@ -26,6 +16,14 @@ from plurallm.config.learning import (
     SentenceTransformerEmbedding,
     TableEmbedding,
     TrainingConfig,
+)
+from plurallm.config.overrides import (
+    absolute_overrides,
+    check_choice,
+    config_directory,
+    hydra_quote,
+    override_key,
+    split_overrides,
 )
 from plurallm.config.protection import (
     AttackConfig,

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import shlex
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,40 +10,24 @@ from typing import TypeVar
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from plurallm.config.compare import flatten
 from plurallm.config.error import ConfigError
+from plurallm.config.overrides import (
+    absolute_overrides,
+    check_choice,
+    config_directory,
+    first_line,
+)
 from plurallm.config.types import VARIANTS, Config
 
 Tool = TypeVar("Tool")
 
-PATH_KEYS = (
-    "data.path",
-    "data.ordinals",
-    "embedding.path",
-    "output_dir",
-    "cache_dir",
-    "state_dir",
-    "resume",
-)
-"""Keys whose values are paths."""
-
-MODEL_KEY = "embedding.model"
-"""Key whose value is a folder's path, or a name on the Hugging Face hub."""
-
 # Hydra keeps one global state a process, and a simulation composes from several threads.
 _HYDRA_LOCK = threading.Lock()
-
-
-def config_directory() -> Path:
-    """Folder of the Hydra tree: inside an installed wheel, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    packed = package / "conf"
-    return packed if packed.is_dir() else package.parent / "conf"
 
 
 def load_config(overrides: Sequence[str], base_dir: Path | None) -> Config:
@@ -125,116 +108,10 @@ def _to_object(schema: DictConfig, composed: DictConfig) -> object:
         key = str(error.full_key)
         raise ConfigError(f"{key} has no value: give {key}=...") from error
     except OmegaConfBaseException as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if "is not a ListConfig" in reason:
             reason = "it must be a list, such as [A,B]"
         raise ConfigError(f"{error.full_key or 'configuration'}: {reason}") from error
-
-
-def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[str]:
-    """Make overrides mean the same from any working directory and for any process.
-
-    Relative paths become absolute, later overrides of a key replace earlier ones, and
-    ``resume=FOLDER`` is joined to the overrides that the run in FOLDER was started with.
-
-    Parameters
-    ----------
-    overrides : sequence of str
-        Hydra overrides.
-    base_dir : Path or None
-        Where relative paths start; with None they are refused.
-
-    Returns
-    -------
-    list of str
-        One override for each key.
-
-    Raises
-    ------
-    ConfigError
-        For an override that cannot be parsed, or a relative path without `base_dir`.
-    """
-    by_key: dict[str, str] = {}
-    for text in overrides:
-        key, value = _parse(text)
-        # A folder called 2024 is a path too.
-        path = value if isinstance(value, str) else text.partition("=")[2]
-        if value is not None and _is_path(key, path, base_dir):
-            text = f"{key}={hydra_quote(_absolute(key, path, base_dir))}"
-        by_key.pop(key, None)
-        by_key[key] = text
-    if "resume" in by_key:
-        _, folder = _parse(by_key["resume"])
-        saved = Path(str(folder)) / "overrides.yaml"
-        if saved.is_file():
-            by_key = {
-                _parse(text)[0]: text for text in yaml.safe_load(saved.read_text(encoding="utf-8"))
-            } | by_key
-    return list(by_key.values())
-
-
-def override_key(text: str) -> str:
-    """Key, or folder of ``conf/``, whose value an override replaces.
-
-    Parameters
-    ----------
-    text : str
-        One Hydra override.
-
-    Returns
-    -------
-    str
-        For example ``"training.learning_rate"``, or ``"data"`` of ``data=custom``.
-
-    Raises
-    ------
-    ConfigError
-        When it cannot be parsed, or adds or deletes a key (``+key=``, ``~key``, ``key@package=``).
-    """
-    key, _ = _parse(text)
-    if not text.startswith(f"{key}="):
-        raise ConfigError(f"override {text!r} does not have the form {key}=...")
-    return key
-
-
-def check_choice(text: str) -> None:
-    """Refuse what is no plain name where a file of ``conf/`` is chosen.
-
-    Hydra would follow a path out of ``conf/`` and tell in its errors what the file there holds.
-
-    Parameters
-    ----------
-    text : str
-        One Hydra override.
-
-    Raises
-    ------
-    ConfigError
-        Naming the key of a folder of ``conf/`` whose value is no name, or list of names, or null.
-    """
-    group, value = _parse(text)
-    if not (config_directory() / group).is_dir():
-        return
-    for choice in value if isinstance(value, list) else [value]:
-        plain = isinstance(choice, str) and re.fullmatch(r"[A-Za-z0-9_]+", choice)
-        if not plain and choice is not None:
-            raise ConfigError(
-                f"{group} must be the name of a file of conf/{group}, without folder and ending"
-            )
-
-
-def hydra_quote(value: str) -> str:
-    """Quote a text so that Hydra's override grammar reads it back unchanged."""
-    # Backslashes count only before a quote, of which the closing one is the last.
-    return "'" + re.sub(r"(\\*)('|\Z)", _escape_quote, value) + "'"
-
-
-def split_overrides(text: str) -> list[str]:
-    """Overrides from the one string that Flower's run configuration carries."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise ConfigError(f"overrides {text!r} cannot be split: {error}") from error
 
 
 def _compose(overrides: list[str], name: str = "config") -> DictConfig:
@@ -251,37 +128,9 @@ def _compose(overrides: list[str], name: str = "config") -> DictConfig:
         except HydraException as error:
             raise ConfigError(_explain(error, name)) from error
         except (ValueError, OmegaConfBaseException) as error:
-            raise ConfigError(f"overrides {overrides}: {_first_line(error)}") from error
+            raise ConfigError(f"overrides {overrides}: {first_line(error)}") from error
         finally:
             GlobalHydra.instance().hydra = taken
-
-
-def _parse(text: str) -> tuple[str, object]:
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise ConfigError(
-            f"override {text!r}: {_first_line(error)}; a value with special characters stands in "
-            "quotes that the shell leaves alone: \"key='a b'\""
-        ) from error
-    return override.key_or_group, override.value()
-
-
-def _is_path(key: str, value: str, base_dir: Path | None) -> bool:
-    if key == MODEL_KEY:
-        there = base_dir is not None and Path(base_dir, value).is_dir()
-        return there or value.startswith((".", "~", "/"))
-    return key in PATH_KEYS
-
-
-def _absolute(key: str, value: str, base_dir: Path | None) -> str:
-    path = Path(value).expanduser()
-    if not path.is_absolute() and base_dir is None:
-        raise ConfigError(
-            f"{key}={value} is a relative path, and here the working directory is Flower's: "
-            "give an absolute path, or use scripts/run.sh or plurallm train"
-        )
-    return str(path if path.is_absolute() else Path(base_dir or "/", path))
 
 
 def _explain(error: HydraException, name: str) -> str:
@@ -311,11 +160,3 @@ def _known_keys(name: str) -> dict[str, str]:
         for key in flatten(ours, prefix):
             keys.setdefault(key, []).append(f"{group}={file.stem}")
     return {key: " or ".join(choices) for key, choices in keys.items()}
-
-
-def _escape_quote(match: re.Match[str]) -> str:
-    return match[1] * 2 + ("\\'" if match[2] else "")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
