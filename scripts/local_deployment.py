@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from processes import REPOSITORY, end_processes, free_port, on_signals
+from processes import REPOSITORY, end_processes, exit_on_signals, free_port
 from separate_hosts import Host, separate_hosts
 
 from plurallm.config import load_config
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--separate-hosts", action="store_true")
     options = parser.parse_args(arguments)
-    on_signals(lambda number, _: sys.exit(128 + number))
+    exit_on_signals()
     rounds = 5
     with ExitStack() as stack:
         folder = stack.enter_context(own_folder(options.folder))

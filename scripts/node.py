@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from processes import REPOSITORY, free_port, on_signals, only_one, run_to_end, surroundings
+from processes import REPOSITORY, FirstSignal, free_port, only_one, run_to_end, surroundings
 
 BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
 STEADY_SECONDS = 120  # a node that ran so long starts again without delay
@@ -153,31 +153,32 @@ def keep_running(
     ]
     if options.trusted_entities is not None:
         command += ["--trusted-entities", str(options.trusted_entities.resolve(strict=True))]
-    on_signals(lambda number, _: sys.exit(128 + number))
+    signals = FirstSignal()
     failures = 0
-    try:
-        while True:
-            said: set[str] = set()
-            started = time.monotonic()
-            status = run_to_end(
-                [*command, "--port", str(free_port())],
-                surrounding,
-                lambda line, said=said: said.update(  # type: ignore[misc]
-                    text for mark, text in PROBLEMS.items() if mark in line
-                ),
-            )
-            failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
-            pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
-            failures += 1
-            reason = "; ".join(sorted(said)) or f"exit status {status}"
-            if options.tries is not None and failures >= options.tries:
-                print(f"node: it ended ({reason}); giving up", file=sys.stderr)
-                return 1
-            print(f"node: it ended ({reason}); next start in {pause} s", file=sys.stderr)
-            time.sleep(pause)
-    except SystemExit as stopped:
-        on_signals(signal.SIG_IGN)
-        return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
+    while True:
+        said: set[str] = set()
+        started = time.monotonic()
+        status = run_to_end(
+            [*command, "--port", str(free_port())],
+            surrounding,
+            lambda line, said=said: said.update(  # type: ignore[misc]
+                text for mark, text in PROBLEMS.items() if mark in line
+            ),
+            signals,
+        )
+        if signals.number is not None:
+            return signals.exit_status
+        failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
+        pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
+        failures += 1
+        reason = "; ".join(sorted(said)) or f"exit status {status}"
+        if options.tries is not None and failures >= options.tries:
+            print(f"node: it ended ({reason}); giving up", file=sys.stderr)
+            return 1
+        print(f"node: it ended ({reason}); next start in {pause} s", file=sys.stderr)
+        signals.wait(pause)
+        if signals.number is not None:
+            return signals.exit_status
 
 
 def write_toml(file: Path, config: dict[str, str | int | float]) -> Path:
@@ -197,4 +198,5 @@ def _csv_line(names: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until something runs: no traceback
     sys.exit(main(sys.argv[1:]))

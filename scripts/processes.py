@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK_POLL_SECONDS = "0.25"  # Flower's own: each second, to hand a message to a process
+SIGNAL_POLL_SECONDS = 0.1
 
 
 def surroundings(home: Path, *, first_in_path: Sequence[Path] = ()) -> dict[str, Any]:
@@ -64,8 +65,43 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
+class FirstSignal:
+    """The first of Ctrl-C, TERM and a closed terminal: it is noted, and interrupts nothing.
+
+    An exception out of a handler could come anywhere, also while processes are being ended, some of
+    which it would leave behind.
+
+    Attributes
+    ----------
+    number : int or None
+        None until one has come.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        on_signals(self._note)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.number = self.number or number
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it comes, at most so long."""
+        limit = time.monotonic() + seconds
+        while self.number is None and (left := limit - time.monotonic()) > 0:
+            time.sleep(min(SIGNAL_POLL_SECONDS, left))
+
+    @property
+    def exit_status(self) -> int:
+        """Of a service that it has ended: 0 after TERM, else 128 + its number."""
+        assert self.number is not None
+        return 0 if self.number == signal.SIGTERM else 128 + self.number
+
+
 def run_to_end(
-    command: Sequence[str], options: dict[str, Any], read_line: Callable[[str], None]
+    command: Sequence[str],
+    options: dict[str, Any],
+    read_line: Callable[[str], None],
+    signals: FirstSignal,
 ) -> int:
     """Run a command and show what it says; when it ends, end all that it has started.
 
@@ -77,6 +113,8 @@ def run_to_end(
         Of ``surroundings``.
     read_line : callable
         Gets every line of its output.
+    signals : FirstSignal
+        Ends it too.
 
     Returns
     -------
@@ -101,11 +139,11 @@ def run_to_end(
 
     reader = threading.Thread(target=show, daemon=True)
     reader.start()
-    try:
-        return process.wait()
-    finally:
-        end_processes(options["env"]["FLWR_HOME"])
-        reader.join(timeout=5)
+    while process.poll() is None and signals.number is None:
+        time.sleep(SIGNAL_POLL_SECONDS)
+    end_processes(options["env"]["FLWR_HOME"])
+    reader.join(timeout=5)
+    return process.wait()
 
 
 def free_port() -> int:
@@ -122,6 +160,19 @@ def on_signals(action: Callable[[int, Any], None] | signal.Handlers) -> None:
         signal.signal(number, action)
 
 
+def exit_on_signals() -> None:
+    """Let the first of those signals end this process with 128 + its number; ignore the next ones.
+
+    They would cut short what is ended on the way out.
+    """
+
+    def leave(number: int, _: Any) -> None:
+        on_signals(signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    on_signals(leave)
+
+
 def end_processes(home: str, patience: float = 4) -> None:
     """End every process with this ``FLWR_HOME`` in its environment, and no other.
 
@@ -130,7 +181,12 @@ def end_processes(home: str, patience: float = 4) -> None:
     begin = time.monotonic()
     while True:
         everything = psutil.process_iter(["environ"])
-        own = [p for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == home]
+        own = [
+            process
+            for process in everything
+            if (process.info["environ"] or {}).get("FLWR_HOME") == home
+            and process.pid != os.getpid()  # whose caller may have set it for Flower's commands
+        ]
         if not own:
             return
         late = time.monotonic() >= begin + patience

@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 import torch
-from processes import REPOSITORY, end_processes, on_signals
+from processes import REPOSITORY, end_processes, exit_on_signals, on_signals
 
 from plurallm.cli import new_run_folder
 from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
@@ -44,7 +44,7 @@ class RunError(Exception):
 
 def main(typed: Sequence[str]) -> int:
     """Run with overrides: 0 finished, 1 failed, 2 refused; a signal ends with 128 + its number."""
-    on_signals(lambda number, _: sys.exit(128 + number))
+    exit_on_signals()
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("plurallm").setLevel(logging.INFO)
     here = Path.cwd()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from processes import on_signals, only_one, run_to_end, surroundings
+from processes import FirstSignal, only_one, run_to_end, surroundings
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""
@@ -72,12 +72,9 @@ def start_server(folder: Path, host: str, port: int) -> int:
         *("--database", str(folder / "flower" / "state.db")),
         "--disable-runtime-dependency-installation",
     ]
-    on_signals(lambda number, _: sys.exit(128 + number))
-    try:
-        return run_to_end(command, options, lambda line: None)
-    except SystemExit as stopped:
-        on_signals(signal.SIG_IGN)
-        return 0 if stopped.code == 128 + signal.SIGTERM else int(str(stopped.code))
+    signals = FirstSignal()
+    status = run_to_end(command, options, lambda line: None, signals)
+    return status if signals.number is None else signals.exit_status
 
 
 def ask_server(folder: Path, *command: str) -> int:
@@ -89,4 +86,5 @@ def ask_server(folder: Path, *command: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until something runs: no traceback
     sys.exit(main(sys.argv[1:]))

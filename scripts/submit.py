@@ -14,7 +14,11 @@ from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from processes import REPOSITORY, on_signals, surroundings
+if __name__ == "__main__":
+    # Ctrl-C ends what has not submitted anything yet: the imports below alone take seconds.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from processes import REPOSITORY, FirstSignal, surroundings
 from run import RunError, ask, complete_lines, last_lines, run_config
 from server import CONNECTION
 
@@ -33,7 +37,7 @@ SILENCE_SECONDS = 300.0  # so long may the server not answer before the run is g
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run with overrides: 0 finished, 1 failed, 2 refused, 130 stopped by Ctrl-C."""
+    """Run with overrides: 0 finished, 1 failed, 2 refused, 128 + its number after a signal."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("plurallm").setLevel(logging.INFO)
     try:
@@ -45,6 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         overrides = absolute_overrides(["data=nodes", *arguments[1:]], here)
         config = load_config(overrides, here)
         checkpoint_to_resume(config)  # refuses what cannot be resumed before anything starts
+        if config.federation.nodes is None and config.federation.min_groups is None:
+            raise ValueError(
+                "federation.nodes must say how many nodes are expected (or federation.min_groups "
+                "how many groups are enough)"
+            )
         folder = Path(config.resume or config.output_dir or new_run_folder(server / "runs"))
         if not config.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"output_dir={folder} holds a run: choose another, or resume={folder}")
@@ -74,6 +83,7 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
 
     Ctrl-C stops the run. When this process goes away otherwise, the run goes on.
     """
+    signals = FirstSignal()
     options = surroundings(server / "flower") | {"start_new_session": True}
     own = [text for text in overrides if _is_servers(text)]
     shared = [text for text in overrides if not _is_servers(text)]
@@ -91,15 +101,16 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
         print(f"Run {number} submitted", flush=True)
         stream = subprocess.Popen(("flwr", "log", number, CONNECTION, "--stream"), **options)
         try:
-            state = follow(options, number, folder, rounds, stream)
-        except KeyboardInterrupt:
-            on_signals(signal.SIG_IGN)
-            print("Stopping the run", file=sys.stderr)
-            ask(options, "stop", number, CONNECTION)
-            sys.exit(130)
+            state = follow(options, number, folder, rounds, stream, signals)
         finally:
             stream.terminate()
             stream.wait()
+        if state is None:
+            assert signals.number is not None
+            if signals.number == signal.SIGINT:
+                print("Stopping the run", file=sys.stderr)
+                ask(options, "stop", number, CONNECTION)
+            sys.exit(128 + signals.number)
     if state["status"] != "finished:completed":
         raise RunError(state["status-details"] or state["status"])
     if not (folder / "summary.json").is_file():
@@ -112,16 +123,18 @@ def follow(
     folder: Path,
     rounds: int,
     stream: "subprocess.Popen[bytes]",
-) -> dict[str, str]:
+    signals: FirstSignal,
+) -> dict[str, str] | None:
     """Show each round until the server says that the run has ended; give what it says then.
 
+    None after a signal.
     The server is asked once the stream of its log has ended: with the run, or with the server.
     """
     file = folder / "metrics.jsonl"
     shown, answered = len(complete_lines(file)), time.monotonic()
     asked = -math.inf
     with closing(ProgressTracker(rounds, shown)) as progress:
-        while True:
+        while signals.number is None:
             state = None
             if stream.poll() is None:
                 answered = time.monotonic()
@@ -140,7 +153,8 @@ def follow(
             shown = min(len(lines), len(timings))  # fewer, once a resumed run went back
             if state is not None and state["status"].startswith("finished"):
                 return dict(state)
-            time.sleep(POLL_SECONDS)
+            signals.wait(POLL_SECONDS)
+    return None
 
 
 def _is_servers(override: str) -> bool:

@@ -1,18 +1,21 @@
 """The scripts of a deployment, as far as they need no server."""
 
 import os
+import signal
 import socket
 import ssl
 import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import certificates
 import node
 import processes
+import psutil
 import pytest
 import server
 import submit
@@ -265,6 +268,63 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, write_survey, capsys, m
         pass
 
 
+# Signals
+
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: time.sleep(1) or os._exit(0))
+if "child" not in sys.argv:
+    command = [sys.executable, "-c", sys.argv[1], sys.argv[1], "child"]
+    subprocess.Popen(command, start_new_session=True)
+else:
+    print("both run", flush=True)
+time.sleep(60)
+"""
+"""Starts a child in a session of its own, as Flower does; either takes its time to end."""
+
+KEEPER = f"""
+import sys
+from pathlib import Path
+from processes import FirstSignal, run_to_end, surroundings
+signals = FirstSignal()
+command = [sys.executable, "-c", {STUBBORN!r}, {STUBBORN!r}]
+run_to_end(command, surroundings(Path(sys.argv[1])), lambda line: None, signals)
+sys.exit(signals.exit_status)
+"""
+
+
+def with_home(home: Path) -> list[int]:
+    everything = psutil.process_iter(["environ"])
+    return [p.pid for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == str(home)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [
+        ([signal.SIGTERM], 0),
+        ([signal.SIGINT], 130),
+        ([signal.SIGHUP, signal.SIGTERM], 129),
+        ([signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP], 0),
+        ([signal.SIGINT, signal.SIGINT, signal.SIGTERM], 130),
+    ],
+)
+def test_whatever_signals_come_no_process_is_left(tmp_path: Path, numbers, status) -> None:
+    home = tmp_path / "flower"
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", KEEPER, home], cwd=SCRIPTS, stdout=subprocess.PIPE
+    )
+    with keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == b"both run\n"
+        assert len(with_home(home)) == 2
+        for number in numbers:
+            keeper.send_signal(number)
+            time.sleep(0.2)  # each finds it at another step of ending the two
+        assert keeper.wait(timeout=60) == status
+    assert with_home(home) == []
+
+
 # Submitting
 
 
@@ -276,6 +336,8 @@ def test_what_cannot_be_submitted_is_refused_at_once(tmp_path: Path, capsys) -> 
     (tmp_path / "flower/config.toml").write_text("")
     assert submit.main([str(tmp_path), "federation.roundz=3"]) == 2
     assert "roundz" in capsys.readouterr().err
+    assert submit.main([str(tmp_path), "federation.rounds=3"]) == 2
+    assert "federation.nodes must say how many nodes" in capsys.readouterr().err
     assert submit.main([str(tmp_path), f"resume={tmp_path}"]) == 2
     assert "not the folder of a run" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
