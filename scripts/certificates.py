@@ -7,6 +7,7 @@ Nothing that is there is written over: to renew the server's certificate, move `
 import argparse
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 AUTHORITY_DAYS = 5 * 365
 SERVER_DAYS = 398  # what browsers take, and a reminder once a year
 LOCAL = ("localhost", "127.0.0.1")  # how the server's own commands reach it
+LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""Between the dots of a host name (RFC 1123, section 2.1)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,11 +120,13 @@ def _builder(
 
 def _names(texts: Sequence[str]) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = []
-    for text in dict.fromkeys(texts):
+    for text in dict.fromkeys(map(str.lower, texts)):
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(text)))
         except ValueError:
-            if not text or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789-."):
+            *_, last = labels = text.split(".")
+            # Only addresses end in a number (RFC 3696, section 2).
+            if len(text) > 253 or last.isdigit() or not all(map(LABEL.fullmatch, labels)):
                 raise ValueError(f"{text!r} is neither a host name nor an IP address") from None
             names.append(x509.DNSName(text))
     return names
@@ -152,6 +157,22 @@ def check_pair(secret: Path, public: Path) -> None:
     for here, missing in ((secret, public), (public, secret)):
         if here.exists() and not missing.exists():
             raise FileExistsError(f"{here} is there without {missing.name}: move it away, or back")
+
+
+def check_private(key: Path) -> None:
+    """Refuse a private key that others may read: it may be theirs already."""
+    if key.stat().st_mode & 0o077:
+        raise PermissionError(f"others may read {key}: make a new one, or chmod 600 {key}")
+
+
+def check_certificate(file: Path, hint: str) -> None:
+    """Refuse what is no certificate, or one whose time is over; `hint` says what to do then."""
+    try:
+        expiry = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+    except ValueError as error:
+        raise ValueError(f"{file} holds no certificate in PEM form: {hint}") from error
+    if expiry <= datetime.now(UTC):
+        raise ValueError(f"{file} expired on {expiry.date()}: {hint}")
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:

@@ -5,13 +5,14 @@ import csv
 import io
 import json
 import logging
+import re
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from certificates import check_pair, write_new
+from certificates import check_certificate, check_pair, check_private, write_new
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -29,9 +30,17 @@ PROBLEMS = {
         "the server does not let this key in: either the operator has not registered it, or an "
         "earlier connection of this node has not been given up yet, which takes up to a minute"
     ),
+    "certificate has expired": "the server's certificate has expired: its operator must renew it",
+    "certificate is not yet valid": (
+        "the server's certificate is not good yet: is the clock of this machine right?"
+    ),
+    "certificate is not valid for": (
+        "the server's certificate is not for the name in --superlink: ask the operator which names "
+        "it is for"
+    ),
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not signed by the --ca given here",
 }
-"""What Flower says, and what it means."""
+"""What Flower says, and what it means; the first one that a line holds counts."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,6 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"node: {error}", file=sys.stderr)
         return 2
+
+
+def explain(line: str) -> str | None:
+    """What a line of Flower's means where it tells of a problem."""
+    return next((text for mark, text in PROBLEMS.items() if mark in line), None)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -81,11 +95,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     verbs.add_parser("check", parents=[survey], help="check the survey file, connect to nobody")
     start = verbs.add_parser("start", parents=[survey], help="run until Ctrl-C or TERM")
-    start.add_argument("--superlink", required=True, metavar="HOST:PORT", help="the server")
+    start.add_argument(
+        "--superlink", required=True, type=address, metavar="HOST:PORT", help="the server"
+    )
     start.add_argument("--ca", type=Path, required=True, help="ca.crt that the operator sent")
     start.add_argument("--trusted-entities", type=Path, help="see docs/deployment.md, Trust")
     start.add_argument("--tries", type=int, help="give up after so many starts (never)")
     return parser.parse_args(arguments)
+
+
+def address(text: str) -> str:
+    """Check the form of a server's address."""
+    host, _, port = text.rpartition(":")
+    named = re.fullmatch(r"[^\s/:]+|\[[0-9A-Fa-f:.]+\]", host)
+    if not (named and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be HOST:PORT, such as plurallm.example.org:8443 or [2001:db8::1]:8443"
+        )
+    return text
 
 
 def make_key(folder: Path) -> int:
@@ -103,6 +130,8 @@ def make_key(folder: Path) -> int:
 
 def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | int | float]:
     """Give the node's settings, as Flower hands them to the app."""
+    if not all(map(str.strip, options.group)):
+        raise ValueError("--group is empty: it must name a group of the survey")
     config: dict[str, str | int | float] = {
         "survey": str(options.survey.resolve()),
         "layout": options.layout,
@@ -118,17 +147,22 @@ def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | in
 
 
 def check(config_of_node: Mapping[str, object]) -> None:
-    """Read the survey and say what is there; raise what is wrong."""
+    """Read the survey and say what is there; raise what is wrong, or not to be had."""
     # Loads torch, which making a key does not wait for.
-    from plurallm.config import load_config
+    from plurallm.config import RespondentPrivacy, load_config
+    from plurallm.device import choose_device
     from plurallm.node import node_settings, own_config, own_survey
+    from plurallm.privacy import check_counts
     from plurallm.roles import count_seen, questions_needed
 
     settings = node_settings(config_of_node)
     assert settings is not None
     # What a run with the default values would take; the run's own may differ a little.
     config = own_config(load_config(["data=nodes"], None), settings)
+    choose_device(config.device)
     survey = own_survey(config, settings)
+    if isinstance(config.privacy, RespondentPrivacy):
+        check_counts(survey, settings.groups, config.privacy)
     for group, count in count_seen(survey, config).items():
         print(f"{group}: {len(survey.answers[group].question_Q)} questions")
         if count < questions_needed(config):
@@ -145,6 +179,8 @@ def keep_running(
     for file, hint in ((key, "make it with node.sh FOLDER key"), (authority, "ask the operator")):
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: {hint}")
+    check_private(key)
+    check_certificate(authority, "ask the operator for ca.crt")
     surrounding = surroundings(folder / "flower", first_in_path=[REPOSITORY / "scripts" / "pinned"])
     command = [
         *("flower-supernode", "--superlink", options.superlink),
@@ -156,14 +192,12 @@ def keep_running(
     signals = FirstSignal()
     failures = 0
     while True:
-        said: set[str] = set()
+        said: set[str | None] = set()
         started = time.monotonic()
         status = run_to_end(
             [*command, "--port", str(free_port())],
             surrounding,
-            lambda line, said=said: said.update(  # type: ignore[misc]
-                text for mark, text in PROBLEMS.items() if mark in line
-            ),
+            lambda line, said=said: said.add(explain(line)),  # type: ignore[misc]
             signals,
         )
         if signals.number is not None:
@@ -171,7 +205,7 @@ def keep_running(
         failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
         pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
         failures += 1
-        reason = "; ".join(sorted(said)) or f"exit status {status}"
+        reason = "; ".join(sorted(filter(None, said))) or f"exit status {status}"
         if options.tries is not None and failures >= options.tries:
             print(f"node: it ended ({reason}); giving up", file=sys.stderr)
             return 1

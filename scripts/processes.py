@@ -1,6 +1,8 @@
 """Processes of Flower: started with a home of their own, and found and ended by it."""
 
+import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,6 +20,11 @@ from filelock import FileLock, Timeout
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK_POLL_SECONDS = "0.25"  # Flower's own: each second, to hand a message to a process
 SIGNAL_POLL_SECONDS = 0.1
+COMMAND_SECONDS = 120.0  # limit of one command of Flower's: about 2 s, more on a cold disk
+
+
+class RunError(Exception):
+    """Flower did not do what it was asked, or not to its end; the message says why."""
 
 
 def surroundings(home: Path, *, first_in_path: Sequence[Path] = ()) -> dict[str, Any]:
@@ -43,7 +50,12 @@ def surroundings(home: Path, *, first_in_path: Sequence[Path] = ()) -> dict[str,
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_SECONDS,
     }
-    return {"cwd": home / "empty", "env": inherited | own, "stdin": subprocess.DEVNULL}
+    return {
+        "cwd": home / "empty",
+        "env": inherited | own,
+        "stdin": subprocess.DEVNULL,
+        "umask": 0o077,  # what they keep is their owner's alone
+    }
 
 
 @contextmanager
@@ -63,6 +75,21 @@ def only_one(folder: Path) -> Iterator[None]:
         raise BlockingIOError(f"{folder} is in use: what was started there runs") from error
     with kept:
         yield
+
+
+def ask(options: dict[str, Any], *command: str) -> dict[str, Any]:
+    """Give the answer of a ``flwr`` command; `RunError` where there is none in time."""
+    command = ("flwr", *command, "--format", "json")
+    try:
+        done = subprocess.run(
+            command, timeout=COMMAND_SECONDS, **(options | {"stdout": subprocess.PIPE})
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+        raise RunError(f"no answer to {shlex.join(command)}") from error
+    if not answer["success"]:
+        raise RunError(answer["error-message"].strip())
+    return answer
 
 
 class FirstSignal:

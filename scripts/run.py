@@ -21,12 +21,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired, run
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 import psutil
 import torch
-from processes import REPOSITORY, end_processes, exit_on_signals, on_signals
+from processes import (
+    COMMAND_SECONDS,
+    REPOSITORY,
+    RunError,
+    ask,
+    end_processes,
+    exit_on_signals,
+    on_signals,
+)
 
 from plurallm.cli import new_run_folder
 from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
@@ -34,12 +42,6 @@ from plurallm.report import print_result
 from plurallm.server_app import checkpoint_to_resume
 from plurallm.tasks import load_survey, plan_nodes, survey_table
 from plurallm.tracking import ProgressTracker
-
-COMMAND_SECONDS = 120.0  # limit of one command of Flower's: about 2 s, more on a cold disk
-
-
-class RunError(Exception):
-    """The run did not finish; the message says why."""
 
 
 def main(typed: Sequence[str]) -> int:
@@ -169,19 +171,6 @@ def surroundings(home: Path) -> dict[str, Any]:
     # empty. Ctrl-C reaches the launcher alone, which then ends all the others.
     (home / "empty").mkdir()
     return {"cwd": home / "empty", "env": inherited | own, "start_new_session": True}
-
-
-def ask(options: dict[str, Any], *command: str) -> dict[str, Any]:
-    """Give the answer of a ``flwr`` command; `RunError` where there is none in time."""
-    command = ("flwr", *command, "--format", "json")
-    try:
-        done = run(command, timeout=COMMAND_SECONDS, **(options | {"stdout": PIPE}))
-        answer: dict[str, Any] = json.loads(done.stdout)
-    except (TimeoutExpired, json.JSONDecodeError) as error:
-        raise RunError(f"no answer to {shlex.join(command)}") from error
-    if not answer["success"]:
-        raise RunError(answer["error-message"].strip())
-    return answer
 
 
 def start_superlink(home: Path, options: dict[str, Any]) -> Popen[bytes]:

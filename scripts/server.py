@@ -3,15 +3,19 @@
 import argparse
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from processes import FirstSignal, only_one, run_to_end, surroundings
+from certificates import check_certificate, check_private
+from processes import FirstSignal, RunError, ask, only_one, run_to_end, surroundings
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""
+
+NAMES = "names.json"
+"""File of the server's folder with the nodes' names."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,21 +40,31 @@ def main(arguments: Sequence[str]) -> int:
             with only_one(folder):
                 return start_server(folder, options.host, options.port)
         if options.verb == "register":
-            key = str(options.key.resolve(strict=True))
-            return ask_server(folder, "register", key, CONNECTION, "--name", options.name)
-        if options.verb == "unregister":
-            return ask_server(folder, "unregister", options.node, CONNECTION)
-        return ask_server(folder, "list", CONNECTION)
+            register_node(folder, options.key.resolve(strict=True), options.name)
+        elif options.verb == "unregister":
+            ask_server(folder, "unregister", options.node)
+            print(f"Node {options.node} is shut out")
+        else:
+            list_nodes(folder)
     except (ValueError, OSError) as error:
         print(f"server: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"server: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def check_certificates(folder: Path) -> None:
-    """Raise where one is missing."""
+    """Raise where one is missing or cannot be used."""
     for name in ("ca.crt", "server.crt", "server.key"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing: run certificates.sh first")
+    for name in ("ca.crt", "server.crt"):
+        check_certificate(folder / name, "renew it (docs/deployment.md, Renewing)")
+    for name in ("server.key", "ca.key"):
+        if (folder / name).exists():  # ca.key may be kept elsewhere
+            check_private(folder / name)
 
 
 def start_server(folder: Path, host: str, port: int) -> int:
@@ -77,12 +91,39 @@ def start_server(folder: Path, host: str, port: int) -> int:
     return status if signals.number is None else signals.exit_status
 
 
-def ask_server(folder: Path, *command: str) -> int:
-    """Run one of Flower's commands about nodes, as the operator."""
+def register_node(folder: Path, key: Path, name: str) -> None:
+    """Let a node in, and keep its name, which Flower does not tell again."""
+    node = str(ask_server(folder, "register", str(key), "--name", name)["node-id"])
+    (folder / NAMES).write_text(
+        json.dumps(node_names(folder) | {node: name}, ensure_ascii=False, indent=1),
+        encoding="utf-8",
+    )
+    print(f"{name} may come, as node {node}")
+
+
+def list_nodes(folder: Path) -> None:
+    """Print a line for each node: id, name, whether it is there, and since when."""
+    names = node_names(folder)
+    row = "{:<20} {:<12} {:<20} {}".format
+    print(row("node", "is", "last came", "name"))
+    for node in ask_server(folder, "list")["nodes"]:
+        if node["status"] != "unregistered":
+            number = node["node-id"]
+            print(row(number, node["status"], node["online-at"], names.get(number, "")))
+
+
+def node_names(folder: Path) -> dict[str, str]:
+    """Names that nodes were registered under, by node."""
+    file = folder / NAMES
+    names: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return names
+
+
+def ask_server(folder: Path, verb: str, *arguments: str) -> dict[str, Any]:
+    """Give the answer to one of Flower's commands about nodes, as the operator."""
     if not (folder / "flower" / "config.toml").is_file():
         raise FileNotFoundError(f"{folder} has no server: start it first")
-    options = surroundings(folder / "flower")
-    return subprocess.run(["flwr", "supernode", *command], **options, check=False).returncode
+    return ask(surroundings(folder / "flower"), "supernode", verb, *arguments, CONNECTION)
 
 
 if __name__ == "__main__":

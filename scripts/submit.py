@@ -18,8 +18,8 @@ if __name__ == "__main__":
     # Ctrl-C ends what has not submitted anything yet: the imports below alone take seconds.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from processes import REPOSITORY, FirstSignal, surroundings
-from run import RunError, ask, complete_lines, last_lines, run_config
+from processes import REPOSITORY, FirstSignal, RunError, ask, surroundings
+from run import complete_lines, last_lines, run_config
 from server import CONNECTION
 
 from plurallm.cli import new_run_folder

@@ -21,7 +21,7 @@ from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError, config_digest, config_directory, load_config
 from plurallm.local_data import local_data
-from plurallm.node import ALLOWED, RefusalError, check_overrides, node_settings
+from plurallm.node import ALLOWED, LARGEST, RefusalError, check_overrides, node_settings
 from plurallm.report import notes
 from plurallm.roles import Roles
 from plurallm.server_app import app as server_app
@@ -334,6 +334,33 @@ def test_a_run_reads_no_file_outside_conf(nodes, tmp_path, group, form, caplog):
                 load_config([override], None)
 
 
+def asked_groups(nodes, *overrides):
+    """The first node's answer when a run asks it for its groups."""
+    grid = InProcessGrid(client_app, nodes, {"overrides": shlex.join(["data=nodes", *overrides])})
+    (reply,) = grid.send_and_receive([Message(RecordDict(), 1, "query.groups")])
+    return reply
+
+
+@pytest.mark.parametrize("key", LARGEST)
+def test_no_number_of_a_run_exhausts_a_node(nodes, key):
+    embedder = "embedding=minilm" if key == "embedding.batch_tokens" else "embedding=hashing"
+    more = LARGEST[key] + 2  # an even number
+    value = f"[1,{more}]" if key.startswith("training.") and "questions" in key else more
+    # A model's width is a multiple of its heads.
+    heads = f"model.width={LARGEST['model.heads'] + 2}" if key == "model.heads" else "model.heads=2"
+    reply = asked_groups(nodes, embedder, heads, f"{key}={value}")
+    assert reply.has_error()
+    assert f"the node refuses {key}=" in reply.error.reason
+    assert f"at most {LARGEST[key]}, unless its data holder" in reply.error.reason
+
+
+def test_a_data_holder_can_allow_larger_numbers(nodes):
+    assert asked_groups(nodes, "training.steps_per_round=201").has_error()
+    assert not asked_groups(nodes, "training.steps_per_round=200").has_error()
+    allowing = [nodes[0] | {"allow": "training.steps_per_round"}]
+    assert not asked_groups(allowing, "training.steps_per_round=201").has_error()
+
+
 def test_a_key_that_a_run_may_set_is_no_folder(nodes):
     for override in ("model.x/y=z", "model@training=gpo", "training={a: b}"):
         with pytest.raises(RefusalError):
@@ -388,6 +415,8 @@ def test_a_node_refuses_groups_that_are_not_its_own(nodes):
         ({"survey": "answers.csv"}, "absolute path"),
         ({"survey": ""}, "survey=..."),
         ({"groups": " "}, "groups=..."),
+        ({"groups": '""'}, "groups=..."),
+        ({"threads": 0}, "threads must be >= 1"),
         ({"role": "spy"}, "role must be one of"),
         ({"layout": "excel"}, "layout must be one of"),
         ({"grups": "A"}, "'grups'"),

@@ -1,6 +1,7 @@
 """The scripts of a deployment, as far as they need no server."""
 
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -75,9 +76,65 @@ def test_a_renewed_certificate_is_of_the_same_authority(tmp_path: Path) -> None:
     renewed.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
 
 
-@pytest.mark.parametrize("name", ["", "a b", "https://x.org", "x.org:8443", "*"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "a b", "https://x.org", "x.org:8443", "*", "256.1.1.1", "1.2.3", "-..-", "a..org"),
+        *("-a.org", "a-.org", "a_b.org", ".org", "a.org.", f"{'a' * 64}.org", "a." * 127 + "org"),
+    ],
+)
 def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
-    assert certificates.main([str(tmp_path / "x"), name]) == 2
+    assert certificates.main(["--", str(tmp_path / "x"), name]) == 2
+
+
+def test_names_are_good_in_upper_case_too(tmp_path: Path) -> None:
+    assert certificates.main([str(tmp_path), "Plurallm.EXAMPLE.org", "3com.example"]) == 0
+    for name in ("plurallm.example.org", "3com.example"):
+        assert handshake(tmp_path, name) == "TLSv1.3"
+
+
+def test_what_flower_says_of_a_certificate_is_explained(tmp_path: Path, monkeypatch) -> None:
+    certificates.make_certificates(tmp_path / "good", ["a.example.org"])
+    monkeypatch.setattr(certificates, "SERVER_DAYS", 0)
+    certificates.make_certificates(tmp_path / "expired", ["a.example.org"])
+    (tmp_path / "other").mkdir()
+    for name, source in (("server.crt", "good"), ("server.key", "good"), ("ca.crt", "expired")):
+        shutil.copy(tmp_path / source / name, tmp_path / "other" / name)
+    for folder, name, said in (
+        ("expired", "a.example.org", "the server's certificate has expired"),
+        ("good", "b.example.org", "is not for the name in --superlink"),
+        ("good", "10.1.2.3", "is not for the name in --superlink"),
+        ("other", "a.example.org", "is not signed by the --ca"),
+    ):
+        with pytest.raises(ssl.SSLCertVerificationError) as error:
+            handshake(tmp_path / folder, name)
+        assert said in str(node.explain(str(error.value)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "server.key").chmod(0o644), "others may read"),
+        (lambda folder: (folder / "ca.key").chmod(0o640), "ca.key: make a new one, or chmod 600"),
+        (lambda folder: (folder / "ca.crt").write_text("none"), "ca.crt holds no certificate"),
+        (lambda folder: (folder / "server.crt").unlink(), "server.crt is missing"),
+    ],
+)
+def test_a_server_starts_with_good_certificates_only(tmp_path, monkeypatch, capsys, spoil, said):
+    monkeypatch.setattr(server, "run_to_end", lambda *_: pytest.fail("started"))
+    certificates.make_certificates(tmp_path, ["a.example.org"])
+    spoil(tmp_path)
+    assert server.main([str(tmp_path), "start"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["SERVER_DAYS", "AUTHORITY_DAYS"])
+def test_a_server_does_not_start_with_an_expired_certificate(tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setattr(server, "run_to_end", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(certificates, kind, 0)
+    certificates.make_certificates(tmp_path, ["a.example.org"])
+    assert server.main([str(tmp_path), "start"]) == 2
+    assert "expired on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("left", ["ca.crt", "ca.key", "key", "key.pub"])
@@ -185,6 +242,100 @@ def test_a_bad_file_ends_the_node_before_it_connects(
     assert node.main([*start, "--superlink", "127.0.0.1:9", "--ca", "ca.crt"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "n/flower").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--epsilon", "4"], "the survey has only shares of group 'North'"),
+        (["--epsilon", "0"], "privacy.epsilon must be above 0"),
+        (["--device", "cuda:99"], "device=cuda:99 is not available"),
+        (["--device", "abacus"], "device=abacus is not available"),
+        (["--threads", "0"], "threads must be >= 1"),
+        (["--group", ""], "--group is empty"),
+        (["--layout", "excel"], "layout must be one of"),
+    ],
+)
+def test_what_the_node_could_not_do_is_refused_by_check(
+    tmp_path, write_survey, capsys, options, said
+) -> None:
+    rows = survey_rows("North")
+    for row in rows:
+        del row["counts"]
+        row["shares"] = [0.4, 0.6]
+    check = [str(tmp_path / "n"), "check", "--survey", str(write_survey(rows)), "--group", "North"]
+    assert node.main(check) == 0
+    capsys.readouterr()
+    assert node.main([*check, *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_check_notes_nothing_down(tmp_path, write_survey) -> None:
+    survey = write_survey(survey_rows("North"))
+    arguments = ["check", "--survey", str(survey), "--group", "North", "--epsilon", "4"]
+    assert node.main([str(tmp_path / "n"), *arguments]) == 0
+    assert not (tmp_path / "n").exists()
+
+
+@pytest.fixture
+def start(tmp_path, write_survey, monkeypatch):
+    """Start a node with a good key and authority, and options instead of the usual ones."""
+    monkeypatch.setattr(node, "run_to_end", lambda *_: pytest.fail("started"))
+    folder = tmp_path / "node"
+    certificates.make_certificates(folder, ["a.example.org"])
+    node.make_key(folder)
+
+    def start(**options: str) -> int:
+        usual = {
+            **{"survey": str(write_survey(survey_rows("North"))), "group": "North"},
+            **{"superlink": "a.example.org:8443", "ca": str(folder / "ca.crt")},
+        }
+        words = (word for key, value in (usual | options).items() for word in (f"--{key}", value))
+        return node.main([str(folder), "start", *words])
+
+    start.folder = folder
+    return start
+
+
+@pytest.mark.parametrize(
+    "superlink",
+    ["a.example.org", ":8443", "a.org:", "a.org:0", "a.org:99999", "https://a.org:1", "::1", "a:²"],
+)
+def test_an_address_without_host_or_port_is_refused(start, capsys, superlink) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        start(superlink=superlink)
+    assert "must be HOST:PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("superlink", ["a.example.org:8443", "10.1.2.3:1", "[2001:db8::1]:65535"])
+def test_addresses_are_host_and_port(superlink) -> None:
+    assert node.address(superlink) == superlink
+
+
+def test_an_authority_that_is_none_is_refused(start, capsys, monkeypatch) -> None:
+    (start.folder / "text").write_text("no certificate")
+    assert start(ca=str(start.folder / "text")) == 2
+    assert "text holds no certificate in PEM form: ask the operator" in capsys.readouterr().err
+    monkeypatch.setattr(certificates, "AUTHORITY_DAYS", 0)
+    certificates.make_certificates(start.folder / "old", ["a.example.org"])
+    assert start(ca=str(start.folder / "old/ca.crt")) == 2
+    assert "ca.crt expired on" in capsys.readouterr().err
+
+
+def test_a_key_that_others_may_read_is_refused(start, capsys) -> None:
+    (start.folder / "key").chmod(0o644)
+    assert start() == 2
+    assert f"chmod 600 {start.folder / 'key'}" in capsys.readouterr().err
+    (start.folder / "key").chmod(0o600)
+    with pytest.raises(pytest.fail.Exception, match="started"):
+        start()
+
+
+def test_what_flower_keeps_is_its_owners_alone(tmp_path: Path) -> None:
+    options = processes.surroundings(tmp_path / "flower")
+    subprocess.run(["touch", tmp_path / "flower/state.db"], check=True, **options)
+    assert mode(tmp_path / "flower") == 0o700
+    assert mode(tmp_path / "flower/state.db") == 0o600
 
 
 def test_flower_hands_hostile_settings_to_the_app_unchanged(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from plurallm.node.guard import guard
 from plurallm.node.permission import (
     ALLOWED,
+    LARGEST,
     RefusalError,
     check_overrides,
     own_config,
@@ -13,6 +14,7 @@ from plurallm.node.settings import NodeSettings, node_settings
 
 __all__ = [
     "ALLOWED",
+    "LARGEST",
     "NodeSettings",
     "RefusalError",
     "check_overrides",

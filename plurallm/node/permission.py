@@ -17,6 +17,7 @@ from plurallm.config import (
     check_choice,
     override_key,
 )
+from plurallm.config.compare import flatten
 from plurallm.node.settings import NodeSettings
 from plurallm.roles import Roles, count_seen, questions_needed
 from plurallm.survey import Survey, SurveyError
@@ -33,6 +34,19 @@ ALLOWED = (
     *("embedding", "embedding.width", "embedding.parts", "embedding.batch_tokens"),
 )
 """Keys that a run may set on every node; a node adds to them with its own ``allow``."""
+
+LARGEST = {
+    **{"model.width": 512, "model.feedforward": 2048, "model.heads": 16},
+    **{"model.layers": 16, "model.embedder_layers": 16},
+    **{"training.steps_per_round": 200, "training.groups_at_once": 32},
+    **{"training.context_questions": 200, "training.target_questions": 200},
+    **{"evaluation.context_questions": 200, "evaluation.draws": 50},
+    **{"embedding.width": 4096, "embedding.batch_tokens": 16384},
+    **{"threads": 64},
+}
+"""The most that a run may ask of a node's memory and time, by key; a node lifts the bound of a key
+that stands in its own ``allow``.
+"""
 
 RESPONDENT_DELTA = 1e-6
 """Delta of the privacy that a data holder demands of the own node."""
@@ -92,7 +106,8 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     Raises
     ------
     RefusalError
-        When the run brings a survey of its own or an embedder that the node does not allow.
+        When the run brings a survey of its own, an embedder that the node does not allow, or a
+        number beyond ``LARGEST``.
     """
     if run.data.source != "nodes":
         raise RefusalError(
@@ -103,6 +118,7 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         raise RefusalError(
             f"the node refuses embedding {run.embedding.name}: only its data holder can allow it"
         )
+    _check_sizes(run, settings)
     fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
     fields |= {"source": settings.layout, "path": str(settings.survey)}
     if settings.layout == "opinionqa":
@@ -120,6 +136,18 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         output_dir=None,
         resume=None,
     )
+
+
+def _check_sizes(run: Config, settings: NodeSettings) -> None:
+    given = flatten(dataclasses.asdict(run))
+    for key, most in LARGEST.items():
+        value = given.get(key)
+        largest = max(value) if isinstance(value, list) else value
+        if largest is not None and largest > most and key not in settings.allow:
+            raise RefusalError(
+                f"the node refuses {key}={value}: at most {most}, unless its data holder allows "
+                f"more with --allow {key}"
+            )
 
 
 def _pinned(epsilon: float) -> RespondentPrivacy:

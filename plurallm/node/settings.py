@@ -82,14 +82,15 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
         raise ConfigError(
             f"--node-config has {unknown[0]!r}; the settings are {', '.join(_SETTINGS)}"
         )
-    for name in ("survey", "groups"):
-        if not str(node_config.get(name, "")).strip():
+    groups = _names(node_config.get("groups", ""))
+    for name, given in (("survey", str(node_config.get("survey", "")).strip()), ("groups", groups)):
+        if not given:
             raise ConfigError(f"--node-config must give {name}=...")
     threads, epsilon = node_config.get("threads"), node_config.get("epsilon")
     settings = NodeSettings(
         survey=Path(str(node_config["survey"])),
         layout=str(node_config.get("layout", "custom")),
-        groups=_names(node_config["groups"]),
+        groups=groups,
         role=str(node_config.get("role", "train")),
         epsilon=None if epsilon is None else float(str(epsilon)),
         device=str(node_config.get("device", "auto")),
@@ -100,6 +101,8 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
     )
     if not settings.survey.is_absolute():
         raise ConfigError(f"survey={settings.survey} must be an absolute path")
+    if settings.threads is not None and settings.threads < 1:
+        raise ConfigError(f"threads must be >= 1, but is {settings.threads}")
     for name, value, known in (
         ("role", settings.role, ("train", "score")),
         ("layout", settings.layout, tuple(FORMATS)),

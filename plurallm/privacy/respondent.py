@@ -77,6 +77,12 @@ def protect_survey(
     return replace(survey, answers=answers)
 
 
+def check_counts(survey: Survey, groups: Sequence[str], privacy: RespondentPrivacy) -> None:
+    """Raise what ``protect_survey`` would for these groups; nothing is drawn."""
+    for group in groups:
+        _counts(group, survey.answers[group], privacy)
+
+
 def noise_counts(
     count_QO: npt.NDArray[np.float64],
     mask_QO: npt.NDArray[np.bool_],
