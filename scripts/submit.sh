@@ -18,7 +18,7 @@ The nodes bring the data; how many are expected must be said.
 
 Results go to FOLDER/runs/<date and time>, or output_dir=FOLDER. Ctrl-C stops the run; when the
 connection to this terminal is lost, it goes on. Exit status: 0 the run finished, 1 it failed, 2 the
-configuration was refused, 130 stopped by Ctrl-C.
+configuration was refused, 130 stopped by Ctrl-C, 143 this script was ended by TERM: the run goes on.
 HELP
   exit 0
   ;;

@@ -686,6 +686,13 @@ def test_personal_models_stay_in_the_nodes_folder(deploy, nodes, tmp_path):
     assert {file.parent.name for file in files} == set(last["personal_groups"])
 
 
+def test_the_guide_lists_the_bounds_of_what_a_run_may_ask():
+    guide = Path(__file__).resolve().parent.parent / "docs/deployment.md"
+    table = guide.read_text().split("| key | at most |")[1].split("\n\n")[0]
+    rows = re.findall(r"\| `([\w.]+)` \| (\d+) \|", table)
+    assert {key: int(most) for key, most in rows} == LARGEST
+
+
 def test_the_guide_lists_the_keys_that_a_run_may_set():
     guide = Path(__file__).resolve().parent.parent / "docs/deployment.md"
     block = re.search(r"```text\n(.*?)```", guide.read_text(), re.DOTALL)[1]
