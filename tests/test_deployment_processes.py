@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from local_deployment import SMALL, LocalDeployment, write_surveys
+from processes import ask, surroundings
 from safetensors.numpy import load_file
 
 from plurallm.cli import export
@@ -57,18 +59,20 @@ def deployment(tmp_path_factory):
         yield running
 
 
-def overrides(deployment, *more):
-    first, second, third, held_out, late, _ = deployment.files
+def overrides(deployment, *more, fourth=4):
+    """Overrides of a run that trains three groups and a further one, by its number."""
+    groups = list(deployment.files)
+    first, second, third, held_out = groups[:4]
     return [
         *SMALL,
         *("evaluation.every=99", "federation.nodes=4", "federation.wait_seconds=300"),
-        f"data.train_groups=[{first},{second},{third},{late}]",
+        f"data.train_groups=[{first},{second},{third},{groups[fourth]}]",
         f"data.held_out_groups=[{held_out}]",
         *more,
     ]
 
 
-def in_process(deployment, folder, absent, *more):
+def in_process(deployment, folder, absent, *more, fourth=4):
     """The same run in one process: ``absent[group]`` are the rounds that a group misses."""
     from flwr.app import Context, RecordDict
     from test_deployment import Presence
@@ -86,7 +90,7 @@ def in_process(deployment, folder, absent, *more):
         for group in groups
     ]
     run_config = {
-        "overrides": " ".join(["data=nodes", *overrides(deployment, *more)]),
+        "overrides": " ".join(["data=nodes", *overrides(deployment, *more, fourth=fourth)]),
         "server-overrides": f"output_dir={folder}",
     }
     context = Context(
@@ -185,6 +189,111 @@ def test_killed_node_comes_back_and_another_joins(deployment, tmp_path):
     absent[groups[5]] = range(99)
     expected = in_process(deployment, tmp_path / "expected", absent, *more)
     assert same_model(folder, expected)
+
+
+def with_home(home):
+    everything = psutil.process_iter(["environ"])
+    return [p for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == str(home)]
+
+
+def test_an_update_that_comes_late_is_left_out_and_named(deployment, tmp_path):
+    groups = list(deployment.files)
+    late, home, folder = groups[1], deployment.folder / groups[1] / "flower", tmp_path / "run"
+    more = ("federation.rounds=6", "federation.min_groups=1", "federation.round_timeout=25")
+    said_before = len(deployment.log(late))
+    run = deployment.submit(*overrides(deployment, *more), f"output_dir={folder}", log="late")
+    wait_for(lambda: lines(folder), "round 1")
+    wait_for(
+        lambda: any("flwr-clientapp" in " ".join(p.cmdline()) for p in with_home(home)),
+        "the message of round 2",
+    )
+    stopped = with_home(home)
+    begin = time.monotonic()
+    for process in stopped:
+        process.suspend()
+    try:
+        wait_for(lambda: len(lines(folder)) > 1, "the end of round 2")
+        report("the round in which a node stood still", time.monotonic() - begin)
+    finally:
+        for process in stopped:
+            process.resume()
+    assert run.wait(timeout=LONG) == 0, deployment.log("late")
+    rounds = lines(folder)
+    assert re.fullmatch(r"no reply from node \d+", rounds[1]["groups_refused"][late])
+    # It finished its work all the same, after the round.
+    assert "train round=2" in deployment.log(late)[said_before:]
+    absent = {group: range(99) for group in groups[4:]}
+    for group in groups[:3]:  # a busy machine may be late by itself
+        absent[group] = [line["round"] for line in rounds if group not in line["groups_trained"]]
+    print(f"missed rounds: {absent}")
+    assert 2 in absent[late]
+    assert len(absent[late]) < 5, "it did not take part again"
+    assert same_model(folder, in_process(deployment, tmp_path / "expected", absent, *more))
+
+
+def send(process, *numbers):
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.05)  # Python would take those that come together in the order of their numbers
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGHUP),
+    ],
+)
+def test_signals_end_all_that_node_and_server_have_started(tmp_path, numbers):
+    with LocalDeployment(tmp_path) as running:
+        files = write_surveys(tmp_path, 2)
+        running.start_server()
+        group = next(iter(files))
+        running.add_node(group, files[group])
+        running.wait_for_nodes(1)
+        for name, home in ((group, tmp_path / group), ("server", running.server)):
+            assert len(with_home(home / "flower")) >= 2  # SuperNode or SuperLink, and SuperExec
+            send(running.processes[name], *numbers)
+            expected = 0 if numbers[0] == signal.SIGTERM else 128 + numbers[0]
+            assert running.processes[name].wait(timeout=60) == expected
+            assert with_home(home / "flower") == []
+
+
+def test_a_submission_that_is_ended_leaves_nothing_behind_and_its_run_goes_on(
+    deployment, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path / "run"
+    asked = [*overrides(deployment, "federation.rounds=1"), f"output_dir={folder}"]
+    run = deployment.submit(*asked, log="ended")
+    wait_for(lambda: psutil.Process(run.pid).children() and list(tmp_path.glob("tmp*")), "the log")
+    wait_for(lambda: "submitted" in deployment.log("ended"), "the submission")
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert children
+    send(run, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
+    assert run.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not any(child.is_running() for child in children)
+    assert list(tmp_path.glob("tmp*")) == []
+    wait_for(lambda: (folder / "summary.json").exists(), "the run's end")
+
+
+def test_ctrl_c_stops_the_run(deployment, tmp_path):
+    asked = [*overrides(deployment, "federation.rounds=50"), f"output_dir={tmp_path / 'run'}"]
+    run = deployment.submit(*asked, log="stopped")
+    wait_for(lambda: "submitted" in deployment.log("stopped"), "the submission")
+    send(run, signal.SIGINT, signal.SIGINT)
+    assert run.wait(timeout=60) == 130
+    assert "Stopping the run" in deployment.log("stopped")
+    number = re.search(r"Run (\d+) submitted", deployment.log("stopped"))[1]
+    assert run_state(deployment, number)["status"] == "finished:stopped"
+
+
+def test_the_operator_sees_who_is_there(deployment):
+    command = [sys.executable, REPOSITORY / "scripts/server.py", deployment.server, "nodes"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for group in list(deployment.files)[:4]:
+        assert re.search(rf"^\d+ +online .* {re.escape(group)}$", shown, re.MULTILINE), shown
 
 
 def test_two_nodes_with_one_group_are_both_named(deployment, tmp_path):
@@ -292,28 +401,20 @@ def test_a_broken_file_is_refused_before_the_node_connects(deployment, tmp_path)
     report("a node with a broken file", time.monotonic() - begin)
 
 
+def run_state(deployment, number):
+    options = surroundings(deployment.server / "flower")
+    return ask(options, "ls", "server", "--run-id", number)["runs"][0]
+
+
 def flwr_run(deployment, app, run_config):
     """Submit with Flower's own command, past what our script checks; give the run's state."""
-    home = deployment.server / "flower"
     settings = deployment.folder / "run.toml"
     settings.write_text("".join(f"{key} = {json.dumps(v)}\n" for key, v in run_config.items()))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    options = {
-        "env": os.environ | quiet | {"PATH": path, "FLWR_HOME": str(home)},
-        "capture_output": True,
-        "text": True,
-        "check": False,
-    }
-    submit = ["flwr", "run", app, "server", "--run-config", settings, "--format", "json"]
-    done = subprocess.run(submit, **options)
-    number = json.loads(done.stdout)["run-id"]
+    options = surroundings(deployment.server / "flower")
+    number = ask(options, "run", str(app), "server", "--run-config", str(settings))["run-id"]
     limit = time.monotonic() + LONG
     while time.monotonic() < limit:
-        done = subprocess.run(
-            ["flwr", "ls", "server", "--run-id", number, "--format", "json"], **options
-        )
-        state = json.loads(done.stdout)["runs"][0]
+        state = run_state(deployment, number)
         if state["status"].startswith("finished"):
             return state
         time.sleep(1)
@@ -341,7 +442,7 @@ def test_a_run_that_asks_for_another_file_is_refused_by_every_node(deployment, t
     assert state["status"] == "finished:failed"
     assert "data.path is not among the keys that a run may set here" in state["status-details"]
     refusals = [deployment.log(group) for group in list(deployment.files)[:4]]
-    assert any("data.path is not among the keys" in log for log in refusals)
+    assert all("data.path is not among the keys" in log for log in refusals)
     report("a run that asks for another file", time.monotonic() - begin)
 
 
@@ -380,10 +481,7 @@ def test_nodes_run_their_own_code_and_one_that_sends_nan_is_left_out(deployment,
     try:
         deployment.wait_for_nodes(5)
         folder = tmp_path / "run"
-        asked = overrides(deployment, "federation.nodes=5", "federation.rounds=2")
-        first, second, third, _, late, _ = deployment.files
-        asked.append(f"data.train_groups=[{first},{second},{third},{sixth}]")
-        asked = [o for o in asked if o != f"data.train_groups=[{first},{second},{third},{late}]"]
+        asked = overrides(deployment, "federation.nodes=5", "federation.rounds=2", fourth=5)
         state = flwr_run(
             deployment,
             app,
@@ -396,9 +494,13 @@ def test_nodes_run_their_own_code_and_one_that_sends_nan_is_left_out(deployment,
         os.killpg(process.pid, signal.SIGTERM)
         wait_to_end(process, 30)
     assert state["status"] == "finished:completed", state
+    assert len(lines(folder)) == 2
     for line in lines(folder):
-        assert list(line["groups_trained"]) == [first, second, third]
+        assert list(line["groups_trained"]) == list(deployment.files)[:3]
         assert "is not finite" in line["groups_refused"][sixth]
+    absent = {group: range(99) for group in list(deployment.files)[4:]}
+    without = in_process(deployment, tmp_path / "without", absent, "federation.rounds=2", fourth=5)
+    assert same_model(folder, without)
     report("two rounds with a node that sends NaN", time.monotonic() - begin)
 
 
