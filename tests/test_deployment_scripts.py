@@ -476,6 +476,24 @@ def test_whatever_signals_come_no_process_is_left(tmp_path: Path, numbers, statu
     assert with_home(home) == []
 
 
+def test_ctrl_c_shows_no_traceback_while_torch_is_loaded(tmp_path, write_survey) -> None:
+    survey = str(write_survey(survey_rows("North")))
+    for script, arguments in (
+        ("submit.py", [str(tmp_path), "federation.nodes=1"]),
+        ("node.py", [str(tmp_path), "check", "--survey", survey, "--group", "North"]),
+    ):
+        process = psutil.Popen(
+            [sys.executable, SCRIPTS / script, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        while not any("libtorch" in part.path for part in process.memory_maps()):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == (b"", None)
+        assert process.returncode == -signal.SIGINT
+
+
 # Submitting
 
 
