@@ -148,6 +148,7 @@ def run_to_end(
     int
         Its exit status.
     """
+    end_processes(options["env"]["FLWR_HOME"])  # left by one that was killed itself
     process = subprocess.Popen(
         command,
         **options,

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import certificates
@@ -450,6 +451,16 @@ def with_home(home: Path) -> list[int]:
     return [p.pid for p in everything if (p.info["environ"] or {}).get("FLWR_HOME") == str(home)]
 
 
+@contextmanager
+def keep_two(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-c", KEEPER, home]
+    with subprocess.Popen(command, cwd=SCRIPTS, stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == b"both run\n"
+        assert len(with_home(home)) == 2
+        yield keeper
+
+
 @pytest.mark.parametrize(
     ("numbers", "status"),
     [
@@ -462,17 +473,22 @@ def with_home(home: Path) -> list[int]:
 )
 def test_whatever_signals_come_no_process_is_left(tmp_path: Path, numbers, status) -> None:
     home = tmp_path / "flower"
-    keeper = subprocess.Popen(
-        [sys.executable, "-c", KEEPER, home], cwd=SCRIPTS, stdout=subprocess.PIPE
-    )
-    with keeper:
-        assert keeper.stdout is not None
-        assert keeper.stdout.readline() == b"both run\n"
-        assert len(with_home(home)) == 2
+    with keep_two(home) as keeper:
         for number in numbers:
             keeper.send_signal(number)
             time.sleep(0.2)  # each finds it at another step of ending the two
         assert keeper.wait(timeout=60) == status
+    assert with_home(home) == []
+
+
+def test_what_a_killed_one_has_left_ends_with_the_next_start(tmp_path: Path) -> None:
+    home = tmp_path / "flower"
+    with keep_two(home) as killed:
+        left = with_home(home)
+        killed.kill()
+        with keep_two(home) as keeper:
+            assert not set(left) & set(with_home(home))
+            keeper.terminate()
     assert with_home(home) == []
 
 
