@@ -23,7 +23,7 @@ from plurallm.compare import (
 from plurallm.compare.central import Pooled
 from plurallm.compare.experts import mix_experts
 from plurallm.compare.pairs import Pairs, read_pairs
-from plurallm.compare.results import question_fairness
+from plurallm.compare.scores import answered_cells, question_fairness
 from plurallm.compare.survey import local_survey
 from plurallm.config import Config, ConfigError, load_config
 from plurallm.preferences import Preferences
@@ -49,7 +49,6 @@ def config() -> Config:
 def test_named_arms_and_overrides_of_a_federated_run(config: Config) -> None:
     assert read_arm("federated", config).overrides == ()
     assert read_arm("pooled_rounds", config).overrides == ("training.steps_per_round=1",)
-    assert read_arm("paper", config).overrides == ("training=paper",)
     own = read_arm("training=jensen_shannon training.warmup=0", config)
     assert (own.kind, own.overrides) == (
         "federated",
@@ -60,7 +59,7 @@ def test_named_arms_and_overrides_of_a_federated_run(config: Config) -> None:
 
 def test_the_paper_embeds_question_and_option_as_one_text() -> None:
     arm = read_arm("paper", load_config(["embedding=minilm"], None))
-    assert arm.overrides == ("training=paper", "embedding.parts=joint")
+    assert arm.overrides[-1] == "embedding.parts=joint"
 
 
 @pytest.mark.parametrize(
@@ -119,8 +118,10 @@ def test_convergence_is_the_first_round_with_most_of_the_best_gain() -> None:
     assert found["ratios"]["pooled_rounds"]["rounds"] is None  # never got there
 
 
-def test_convergence_needs_uniform() -> None:
-    assert convergence({"federated": arm("federated", 0.8, point(1, 1, 1, 0.8))}) is None
+def test_convergence_needs_uniform_and_a_gain_over_it() -> None:
+    federated = arm("federated", 0.8, point(1, 1, 1, 0.8))
+    assert convergence({"federated": federated}) is None
+    assert convergence({"federated": federated, "uniform": arm("baseline", 0.81)}) is None
 
 
 def test_verdicts_pair_the_seeds_that_both_have() -> None:
@@ -135,6 +136,33 @@ def test_verdicts_pair_the_seeds_that_both_have() -> None:
     assert row["difference"]["mean"] == pytest.approx(0.015)
     assert row["difference"]["std"] == pytest.approx(0.07 / math.sqrt(2))
     assert (row["wins"], row["oracle"], len(row["difference"]["values"])) == (1, False, 2)
+
+
+def test_differences_leave_out_what_no_other_training_group_answered() -> None:
+    pairs = Pairs(
+        group_N=np.array(["A", "A", "A", "B", "B", "C"]),
+        question_N=np.array([1, 2, 3, 1, 2, 3]),
+        draw_N=np.zeros(6, int),
+        seen_N=np.array([True, True, False, True, True, True]),
+        distance_N=np.array([0.2, 0.4, 0.5, 0.1, 0.9, 0.6]),
+        share_NO=np.zeros((6, 2), np.float32),
+    )
+    roles = {"A": "held_out", "B": "held_out", "C": "train"}
+    cells = answered_cells(pairs, roles, {"B": (2,), "C": (3,)})
+    # A has 0.8 and 0.6, B 0.9 alone; C has nothing left.
+    assert cells == {
+        HELD_OUT: {"alignment": pytest.approx(0.8), "unanswered": 1, "pairs": 4},
+        "held_out_groups.unseen_questions": {"alignment": 0.5, "unanswered": 0, "pairs": 1},
+    }
+    all_pairs = {HELD_OUT: {"alignment": over_seeds({"1": 0.5})}}
+    arms = {
+        "federated": {"kind": "federated", "cells": all_pairs},
+        "mean": {"kind": "baseline", "cells": all_pairs},
+    }
+    arms["federated"]["answered"] = {HELD_OUT: {"alignment": over_seeds({"1": 0.75})}}
+    arms["mean"]["answered"] = {HELD_OUT: {"alignment": over_seeds({"1": 0.5})}}
+    (row,) = verdicts(arms)
+    assert row["difference"]["mean"] == 0.25
 
 
 def test_fairness_by_question_averages_over_the_questions_that_two_groups_answered() -> None:
@@ -279,6 +307,29 @@ def test_a_federated_arm_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: 
     assert (
         read_pairs(cut / "pairs.npz").distance_N == read_pairs(whole / "pairs.npz").distance_N
     ).all()
+
+
+def test_an_arm_that_changes_who_takes_part_is_refused(tmp_path: Path) -> None:
+    arms = 'compare.arms=[uniform,"training.context_questions=[20,27]"]'
+    with pytest.raises(ConfigError, match=r"context_questions=\[20,27\]' changes which groups"):
+        run_comparison([*SMALL, arms], tmp_path / "refused")
+
+
+def test_the_published_arm_stays_as_published() -> None:
+    given = ["training.learning_rate=1e-2", "strategy=fedadam", "training.steps_per_round=9"]
+    config = load_config(given, None)
+    paper = load_config([*given, *read_arm("paper", config).overrides], None)
+    published = load_config(["training=paper", "training.steps_per_round=9"], None)
+    assert paper.training == published.training
+    assert paper.strategy.name == "fedavg"
+
+
+def test_experts_of_a_federated_arm_that_failed_say_so(tmp_path: Path) -> None:
+    overrides = [*SMALL, "compare.arms=[federated,experts]", "federation.min_groups=50"]
+    with pytest.raises(ArmsFailedError, match="2 of 2"):
+        run_comparison([*overrides, "compare.seeds=[1]"], tmp_path / "failing")
+    reason = (tmp_path / "failing" / "experts" / "seed-1" / "failure.txt").read_text()
+    assert reason == "federated with seed 1 has failed"
 
 
 def test_an_arm_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:

@@ -150,10 +150,13 @@ def test_a_mean_stands_with_its_spread_where_it_has_one() -> None:
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ((0.03, 0.01), "beats"),  # mean 0.02, deviation 0.0141
-        ((0.05, 0.001), "is level with"),  # always ahead, but by less than the deviation
-        ((0.03, -0.001), "is level with"),
-        ((-0.03, -0.01), "is beaten by"),
+        # Mean 0.0295, deviation 0.00071: the interval is 12.706 x 0.00071 / sqrt(2) = 0.0064 wide.
+        ((0.03, 0.029), "beats"),
+        ((0.03, 0.01), "is level with"),  # ahead with both seeds, but 12.706 x 0.01 = 0.127
+        ((-0.03, -0.029), "is beaten by"),
+        # With three seeds 4.303 x 0.01 / sqrt(3) = 0.0248.
+        ((0.04, 0.03, 0.02), "beats"),
+        ((0.03, 0.02, 0.01), "is level with"),
         ((0.0, 0.0), "is level with"),
         ((0.3,), "is ahead of"),
         ((-0.3,), "is behind"),
@@ -170,13 +173,13 @@ def test_findings_say_whether_the_network_beats_what_it_has_to(results: dict[str
     assert (first.where, first.arm, first.outcome, first.other) == (
         "held-out groups, seen questions",
         "federated",
-        "beats",
+        "is level with",
         "group mean",
     )
     assert first.scores == "0.760 ± 0.014 against 0.740 ± 0.028"
     assert first.difference == "+0.0200 ± 0.0141"  # 0.03 and 0.01
     assert first.ahead == "2 of 2 seeds"
-    assert (second.outcome, second.other) == ("is beaten by", "neighbours")
+    assert (second.outcome, second.other) == ("is level with", "neighbours")
     assert second.difference == "−0.0250 ± 0.0071"
     assert second.ahead == "0 of 2 seeds"
 
@@ -187,8 +190,8 @@ def test_differences_pair_seeds_and_mark_oracles(results: dict[str, Any]) -> Non
     assert {row[0]: row[1:] for row in sheet.rows} == {
         "pooled, same steps": ("+0.0400 ± 0.0424 ≈", "0.0000 ± 0.0141 ≈"),
         "uniform": ("+0.2000 ± 0.0000 ▲", "–"),
-        "group mean": ("+0.0200 ± 0.0141 ▲", "−0.0950 ± 0.0071 ▼ *"),
-        "neighbours": ("−0.0100 ▽", "−0.0250 ± 0.0071 ▼"),  # one seed in common
+        "group mean": ("+0.0200 ± 0.0141 ≈", "−0.0950 ± 0.0071 ▼ *"),
+        "neighbours": ("−0.0100 ▽", "−0.0250 ± 0.0071 ≈"),  # one seed in common
     }
     assert "against an oracle" in sheet.note
     assert "▽ is behind" in sheet.note

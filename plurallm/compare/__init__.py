@@ -13,7 +13,7 @@ from plurallm.compare.scores import (
     read_lines,
     variants_over_seeds,
 )
-from plurallm.compare.verdicts import difference, is_oracle, verdicts
+from plurallm.compare.verdicts import alignment_of, difference, is_oracle, verdicts
 
 __all__ = [
     "ACCOUNTS",
@@ -23,6 +23,7 @@ __all__ = [
     "SHARE_OF_GAIN",
     "Arm",
     "ArmsFailedError",
+    "alignment_of",
     "cells_over_seeds",
     "comparison_results",
     "convergence",

@@ -4,7 +4,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from plurallm.config import Config, ConfigError, MiniLMEmbedding
+from plurallm.config import Config, ConfigError, MiniLMEmbedding, config_dict, load_config
 
 BASELINES = ("uniform", "context_mean", "mean", "mixture", "neighbours")
 """Arms without a network, as ``plurallm.baselines`` calls them."""
@@ -92,5 +92,15 @@ def _overrides(name: str, config: Config) -> tuple[str, ...]:
         return ("training.steps_per_round=1",)
     if name == "paper":
         joint = isinstance(config.embedding, MiniLMEmbedding)
-        return ("training=paper", *(("embedding.parts=joint",) if joint else ()))
+        return (
+            *("training=paper", *_published_values(), "strategy=fedavg"),
+            *(("embedding.parts=joint",) if joint else ()),
+        )
     return ()
+
+
+def _published_values() -> list[str]:
+    """Values of the published training, which win over those that the comparison gives."""
+    values = config_dict(load_config(["training=paper"], None))["training"]
+    shared = ("steps_per_round", "groups_at_once")
+    return [f"training.{key}={value}" for key, value in values.items() if key not in shared]

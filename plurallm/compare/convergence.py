@@ -1,7 +1,8 @@
 """How soon an arm reaches what the best arm gains, counted in four ways.
 
 An arm has converged in the first evaluated round in which its macro alignment reaches 95 % of the
-gain of the best arm over uniform shares. The target is the same for all arms of a seed. Rounds,
+gain over uniform shares of the best arm with a learning curve. The target is the same for all arms
+of a seed; where no arm gains anything there is none. Rounds,
 optimiser steps (one after the other on one model), episodes (a group's share of a step) and bytes
 of weights sent answer different questions: central training sends no weights, but all answers.
 """
@@ -29,7 +30,7 @@ def convergence(arms: Mapping[str, Any]) -> dict[str, Any] | None:
         ``cell``, ``targets`` by seed, ``arms``: by arm and seed the point of the curve where it
         converged or None, and ``ratios``: of the federated to each pooled arm under each account,
         ``values`` by seed and their ``median``; None where one of them did not converge, or sends
-        nothing. None as a whole without ``uniform`` and a trained arm.
+        nothing. None as a whole without ``uniform`` and a trained arm that is better.
     """
     trained = {name: arm for name, arm in arms.items() if any(arm["curves"].values())}
     cell = next(
@@ -38,6 +39,8 @@ def convergence(arms: Mapping[str, Any]) -> dict[str, Any] | None:
     if cell is None or "uniform" not in arms:
         return None
     targets = _targets(arms, trained, cell)
+    if not targets:
+        return None
     reached = {
         name: {
             seed: _first(arm["curves"].get(seed, []), cell, target)
@@ -71,7 +74,7 @@ def _targets(arms: Mapping[str, Any], trained: Mapping[str, Any], cell: str) -> 
             for arm in trained.values()
             if seed in arm["cells"].get(cell, {}).get("alignment", {}).get("values", {})
         ]
-        if finals:
+        if finals and max(finals) > uniform:
             targets[seed] = uniform + SHARE_OF_GAIN * (max(finals) - uniform)
     return targets
 

@@ -138,6 +138,8 @@ def _predictors_here(
 ) -> dict[str, Predictor]:
     if job.arm.kind in ("baseline", "experts"):
         if job.arm.kind == "experts":
+            if not (job.federated_folder / _DONE).exists():
+                raise RuntimeError(f"federated with seed {job.seed} has failed")
             model = _saved_model(job.federated_folder, local)
             predictors = expert_predictors(model, local)
         else:

@@ -12,6 +12,7 @@ from plurallm.compare.jobs import Job
 from plurallm.compare.pairs import read_pairs
 from plurallm.compare.run import read_jobs
 from plurallm.compare.scores import (
+    answered_cells,
     cells_over_seeds,
     groups_over_seeds,
     question_fairness,
@@ -38,11 +39,13 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     dict
         ``arms``: by arm ``kind``, ``seeds``, ``cells`` (by cell and metric ``mean``, ``std`` over
         seeds and ``values``; also ``cov_question`` and ``fi_question``, fairness over groups by
-        question, averaged over questions), ``variants`` (such cells of honest groups and personal
-        models, where a run has them), ``privacy`` (``protects``, ``epsilon`` and ``delta``, or
-        None), ``groups`` (rows of ``group``, ``role`` and, by column, alignment) and ``curves`` (by
-        seed). ``convergence``, ``verdicts``, ``examples``, ``unanswered`` and the facts: command,
-        configuration, roles, what was dropped, versions.
+        question, averaged over questions), ``answered`` (alignment over the pairs of a group and a
+        question that another training group answered), ``variants`` (such cells of honest groups
+        and personal models, where a run has them), ``privacy`` (``protects``, ``epsilon`` and
+        ``delta``, or None), ``groups`` (rows of ``group``, ``role`` and, by column, alignment) and
+        ``curves`` (by seed). ``convergence``, ``verdicts``, ``examples``, ``unanswered`` (the other
+        pairs, with the first seed), ``unanswered_counts`` (by cell and seed) and the facts:
+        command, configuration, roles, what was dropped, versions.
         Where these depend on the seed they are of the first one.
 
     Raises
@@ -54,12 +57,16 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     done = [job for job in jobs if job.done]
     if not done:
         raise ConfigError(f"{folder}: no arm of this comparison is done")
+    answered = _answered(done)
     local = local_survey(done[0].run_overrides)
     by_arm: dict[str, list[Job]] = {}
     for job in done:
         by_arm.setdefault(job.arm.name, []).append(job)
     summaries = {job: _summary(job) for job in done}
-    arms = {name: _arm({job: summaries[job] for job in own}) for name, own in by_arm.items()}
+    arms = {
+        name: _arm({job: summaries[job] for job in own}, {job: answered[job] for job in own})
+        for name, own in by_arm.items()
+    }
     return {
         "name": folder.name,
         "command": (folder / "command.txt").read_text(encoding="utf-8").strip(),
@@ -80,6 +87,7 @@ def comparison_results(folder: Path) -> dict[str, Any]:
         "convergence": convergence(arms),
         "verdicts": verdicts(arms),
         "unanswered": _unanswered(local),
+        "unanswered_counts": _unanswered_counts(answered),
         "examples": examples(done, local),
     }
 
@@ -88,7 +96,9 @@ def _missing(job: Job) -> str:
     return job.name if job.failure is None else f"{job.name} (failed: {job.failure})"
 
 
-def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
+def _arm(
+    summary_of: Mapping[Job, dict[str, Any]], answered_of: Mapping[Job, dict[str, Any]]
+) -> dict[str, Any]:
     jobs = list(summary_of)
     summaries = {str(job.seed): summary for job, summary in summary_of.items()}
     return {
@@ -96,6 +106,9 @@ def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
         "overrides": list(jobs[0].arm.overrides),
         "seeds": [job.seed for job in jobs],
         "cells": cells_over_seeds(summaries),
+        "answered": cells_over_seeds(
+            {str(job.seed): {"cells": cells} for job, cells in answered_of.items()}
+        ),
         "variants": variants_over_seeds(summaries),
         "privacy": _privacy(summaries.values()),
         "groups": groups_over_seeds(summaries),
@@ -135,11 +148,34 @@ def _versions(summaries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(versions) for name, versions in found.items()}
 
 
+def _answered(jobs: Iterable[Job]) -> dict[Job, dict[str, Any]]:
+    """What ``answered_cells`` gives for each job."""
+    found = {}
+    for job in sorted(jobs, key=lambda job: job.seed):  # a seed's survey is laid out once
+        local = local_survey(job.run_overrides)
+        pairs = read_pairs(job.folder / "pairs.npz")
+        found[job] = answered_cells(pairs, local.roles.by_group, _unanswered_pairs(local))
+    return found
+
+
+def _unanswered_pairs(local: LocalSurvey) -> dict[str, tuple[int, ...]]:
+    return unanswered_pairs(local.tasks, answer_pool(local.tasks, local.roles.train))
+
+
 def _unanswered(local: LocalSurvey) -> list[dict[str, str]]:
     """Pairs of a group and a question that no other training group answered."""
-    pairs = unanswered_pairs(local.tasks, answer_pool(local.tasks, local.roles.train))
     return [
         {"group": group, "question": local.survey.questions[position].text}
-        for group, positions in pairs.items()
+        for group, positions in _unanswered_pairs(local).items()
         for position in positions
     ]
+
+
+def _unanswered_counts(answered: Mapping[Job, Mapping[str, Any]]) -> dict[str, Any]:
+    """Scored pairs that nobody else answered, and all, by cell and seed: the same for each arm."""
+    counts: dict[str, dict[str, Any]] = {}
+    for job, cells in answered.items():
+        for cell, found in cells.items():
+            seeds = counts.setdefault(cell, {})
+            seeds[str(job.seed)] = {name: found[name] for name in ("unanswered", "pairs")}
+    return counts

@@ -34,7 +34,7 @@ from plurallm.config import (
     load_config,
 )
 from plurallm.device import choose_device
-from plurallm.roles import assign_roles, count_seen
+from plurallm.roles import Roles, assign_roles, count_seen
 from plurallm.tasks import load_survey, survey_table
 
 logger = logging.getLogger("plurallm")
@@ -81,9 +81,7 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     kept = [text for text in overrides if text.partition("=")[0] != "output_dir"]
     jobs = _jobs(kept, config, folder)
     _check_folder(config, folder)
-    for job in jobs:
-        if job.seed == config.compare.seeds[0]:
-            _check_arm(job)
+    _check_arms([job for job in jobs if job.seed == config.compare.seeds[0]])
     cache_directory(config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.yaml").write_text(
@@ -91,6 +89,13 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     )
     command = shlex.join(["plurallm", "compare", *overrides])
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
+    logger.info(
+        "%d arms with seeds %s, %d rounds of %d steps",
+        len(config.compare.arms),
+        ", ".join(map(str, config.compare.seeds)),
+        config.federation.rounds,
+        config.training.steps_per_round,
+    )
     due = [job for job in jobs if not job.done]
     if len(due) < len(jobs):
         logger.info("%d of %d arms and seeds are done already", len(jobs) - len(due), len(jobs))
@@ -179,15 +184,26 @@ def _check_folder(config: Config, folder: Path) -> None:
         )
 
 
-def _check_arm(job: Job) -> None:
+def _check_arms(jobs: Sequence[Job]) -> None:
     """Refuse what cannot work before anything starts, and embed the texts once for all."""
+    roles = [_check_arm(job) for job in jobs]
+    for job, own in zip(jobs, roles, strict=True):
+        if own != roles[0]:
+            raise ConfigError(
+                f"arm {job.arm.name!r} changes which groups take part: {len(own.groups)} instead "
+                f"of {len(roles[0].groups)} as for {jobs[0].arm.name!r} (more context or target "
+                "questions need more answers)"
+            )
+
+
+def _check_arm(job: Job) -> Roles:
     try:
         config = load_config(job.run_overrides, None)
     except ConfigError as error:
         raise ConfigError(f"arm {job.arm.name!r}: {error}") from error
     survey = load_survey(config.data)
-    assign_roles(count_seen(survey, config), config)
     survey_table(survey, config)
+    return assign_roles(count_seen(survey, config), config)
 
 
 def _run_all(jobs: Sequence[Job], config: Config) -> dict[str, BaseException]:

@@ -5,13 +5,14 @@ Dimension letters: ``N`` (group, question, draw) pairs, ``Q`` questions.
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from plurallm.compare.pairs import Pairs
+from plurallm.evaluation import ROLES
 
 METRICS = (
     *("alignment", "alignment_e", "micro", "micro_e"),
@@ -152,6 +153,47 @@ def read_curve(run_folder: Path) -> list[dict[str, Any]]:
                 }
             )
     return points
+
+
+def answered_cells(
+    pairs: Pairs, roles: Mapping[str, str], unanswered: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """Alignment over the pairs of a group and a question that another training group answered.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Scores of one arm and seed.
+    roles : mapping of str to str
+        Role of each group.
+    unanswered : mapping of str to sequence of int
+        By group, positions of the questions that no other training group answered.
+
+    Returns
+    -------
+    dict
+        By cell ``alignment``, the macro alignment without the unanswered pairs, and ``unanswered``
+        and ``pairs``: how many pairs were left out, and out of how many.
+    """
+    groups: dict[str, list[tuple[float, int, int]]] = {}
+    for group in dict.fromkeys(pairs.group_N.tolist()):
+        for seen, column in ((True, "seen"), (False, "unseen")):
+            own_N = (pairs.group_N == group) & (pairs.seen_N == seen)
+            left_out_N = own_N & np.isin(pairs.question_N, unanswered.get(group, ()))
+            scored = 1 - pairs.distance_N[own_N & ~left_out_N]
+            if len(scored):
+                once_N = pairs.draw_N == 0
+                counts = int((left_out_N & once_N).sum()), int((own_N & once_N).sum())
+                cell = f"{ROLES[roles[group]]}.{column}_questions"
+                groups.setdefault(cell, []).append((float(scored.mean()), *counts))
+    return {
+        cell: {
+            "alignment": statistics.fmean(score for score, _, _ in rows),
+            "unanswered": sum(missing for _, missing, _ in rows),
+            "pairs": sum(count for _, _, count in rows),
+        }
+        for cell, rows in groups.items()
+    }
 
 
 def question_fairness(pairs: Pairs, groups: Iterable[str], seen: bool) -> dict[str, float] | None:

@@ -20,7 +20,7 @@ def verdicts(arms: Mapping[str, Any]) -> list[dict[str, Any]]:
     -------
     list of dict
         ``cell``, ``arm``, ``baseline``, ``oracle`` (whether the baseline uses withheld answers
-        there), ``difference`` (of the macro alignment, ``mean``, ``std`` and ``values`` over the
+        there), ``difference`` (of ``alignment_of``, ``mean``, ``std`` and ``values`` over the
         seeds that both have) and ``wins`` of how many.
     """
     return [
@@ -48,18 +48,27 @@ def difference(
     Returns
     -------
     dict or None
-        ``cell``, ``difference`` (of the macro alignment, `arm` minus `other`, ``mean``, ``std`` and
+        ``cell``, ``difference`` (of ``alignment_of``, `arm` minus `other`, ``mean``, ``std`` and
         ``values`` over the seeds that both have) and ``wins``, the number of seeds in which `arm`
         is ahead. None where they share no seed in this cell.
     """
-    ours, theirs = (
-        each["cells"].get(cell, {}).get("alignment", {}).get("values", {}) for each in (arm, other)
-    )
+    ours, theirs = alignment_of(arm, cell), alignment_of(other, cell)
     values = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
     if not values:
         return None
     wins = sum(value > 0 for value in values.values())
     return {"cell": cell, "difference": over_seeds(values), "wins": wins}
+
+
+def alignment_of(arm: Mapping[str, Any], cell: str) -> dict[str, float]:
+    """Macro alignment by seed on which arms are held against each other.
+
+    Over the pairs of a group and a question that another training group answered, where the
+    results tell them apart: ``mean`` and ``mixture`` have nothing to say to the others.
+    """
+    cells = arm.get("answered", arm["cells"])
+    values: dict[str, float] = cells.get(cell, {}).get("alignment", {}).get("values", {})
+    return values
 
 
 def is_oracle(arm: str, cell: str) -> bool:

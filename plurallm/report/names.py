@@ -41,8 +41,9 @@ EXPLANATIONS = {
     "training, and fewer steps",
     "local": "a network for each training group, trained on its answers alone; there is none for a "
     "held-out group",
-    "experts": "the federated network fine-tuned by each training group, one copy each; the copies "
-    "are weighted so that they fit the group's context answers",
+    "experts": "the federated network fine-tuned by each training group, one copy each, with "
+    "compare.expert_steps further optimiser steps; the copies are weighted so that they fit the "
+    "group's context answers, and whoever predicts needs them all",
     "paper": "federated training with the loss, learning rate and draws that the method's authors "
     "published",
     "uniform": "equal shares for all options of a question: what knowing nothing scores",

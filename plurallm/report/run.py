@@ -74,6 +74,7 @@ def run_results(folder: Path) -> dict[str, Any]:
         "convergence": None,
         "verdicts": verdicts(arms),
         "unanswered": [],
+        "unanswered_counts": {},
         "examples": [],
         "summary": summary,
         "losses": [_losses(line) for line in rounds if line["train_loss"] is not None],

@@ -1,10 +1,14 @@
 """The verdict in words, made from the numbers: who beats whom, against the spread over seeds."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from plurallm.compare import difference, is_oracle, over_seeds
+from scipy.stats import t
+
+from plurallm.compare import alignment_of, difference, is_oracle, over_seeds
 from plurallm.report.names import (
     arm_label,
     arm_label_in,
@@ -17,16 +21,19 @@ from plurallm.report.names import (
 )
 from plurallm.report.sheet import Sheet
 
+CONFIDENCE = 0.95
 RULE = (
-    "One arm beats another when it is ahead with every seed, and on average by more than the "
-    "standard deviation of the difference over the seeds; all else is level. Differences are taken "
-    "seed by seed, on the same groups, questions and context answers."
+    "One arm beats another when the 95 % confidence interval of their mean difference (Student's t "
+    "over the seeds) lies above 0; all else is level: no difference is shown. A seed changes "
+    "splits, contexts and training; how results vary with the choice of groups is not in it. "
 )
+PAIRED = "Differences are taken seed by seed, on the same groups, questions and context answers"
+ANSWERED = ", without the questions that no other training group answered"
 MEMORY = (
     "On their own seen questions training groups' networks have been trained with the very answers "
     "that are asked for; predictors without a network have not seen them."
 )
-ONE_SEED = "With one seed there is no spread to hold a difference against: it may be chance."
+ONE_SEED = "With one seed there is no spread to hold a difference against: it may be chance. "
 
 MARKS = {
     "beats": "▲",
@@ -89,19 +96,18 @@ def outcome(stat: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> outcome({"mean": 0.02, "std": 0.01, "values": {"1": 0.03, "2": 0.01}})
-    'beats'
-    >>> outcome({"mean": 0.02, "std": 0.03, "values": {"1": 0.05, "2": -0.01}})
+    >>> outcome({"mean": 0.02, "std": 0.01, "values": {"1": 0.03, "2": 0.02, "3": 0.01}})
     'is level with'
+    >>> outcome({"mean": 0.03, "std": 0.01, "values": {"1": 0.04, "2": 0.03, "3": 0.02}})
+    'beats'
     """
     if stat["std"] is None:
         return "is ahead of" if stat["mean"] > 0 else "is behind"
-    values = stat["values"].values()
-    if all(value > 0 for value in values) and stat["mean"] > stat["std"]:
-        return "beats"
-    if all(value < 0 for value in values) and -stat["mean"] > stat["std"]:
-        return "is beaten by"
-    return "is level with"
+    seeds = len(stat["values"])
+    margin = t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * stat["std"] / math.sqrt(seeds)
+    if abs(stat["mean"]) <= margin:
+        return "is level with"
+    return "beats" if stat["mean"] > 0 else "is beaten by"
 
 
 def baseline_findings(results: Mapping[str, Any]) -> list[Finding]:
@@ -132,9 +138,9 @@ def best_findings(results: Mapping[str, Any]) -> list[Finding]:
     findings = []
     for cell in cells_of(results):
         score = {
-            name: arm["cells"][cell]["alignment"]["mean"]
+            name: fmean(values.values())
             for name, arm in results["arms"].items()
-            if cell in arm["cells"] and not is_oracle(name, cell)
+            if not is_oracle(name, cell) and (values := alignment_of(arm, cell))
         }
         trained = [name for name in score if is_trained(results["arms"][name])]
         plain = [name for name in score if name not in trained]
@@ -168,7 +174,8 @@ def verdict_sheet(results: Mapping[str, Any]) -> Sheet | None:
 
 def rule(results: Mapping[str, Any]) -> str:
     """How outcomes are judged, as far as the number of seeds permits."""
-    return RULE if len(results["seeds"]) > 1 else ONE_SEED
+    words = (RULE if len(results["seeds"]) > 1 else ONE_SEED) + PAIRED
+    return words + (ANSWERED if results["unanswered"] else "") + "."
 
 
 def difference_sheet(results: Mapping[str, Any]) -> Sheet | None:
@@ -216,9 +223,7 @@ def _finding(results: Mapping[str, Any], cell: str, name: str | None, other: str
         return None
     shared = found["difference"]["values"]
     ours, theirs = (
-        over_seeds(
-            {seed: arms[each]["cells"][cell]["alignment"]["values"][seed] for seed in shared}
-        )
+        over_seeds({seed: alignment_of(arms[each], cell)[seed] for seed in shared})
         for each in (name, other)
     )
     return Finding(
