@@ -199,7 +199,7 @@ def with_home(home):
 def test_an_update_that_comes_late_is_left_out_and_named(deployment, tmp_path):
     groups = list(deployment.files)
     late, home, folder = groups[1], deployment.folder / groups[1] / "flower", tmp_path / "run"
-    more = ("federation.rounds=5", "federation.min_groups=1", "federation.round_timeout=60")
+    more = ("federation.rounds=8", "federation.min_groups=1", "federation.round_timeout=60")
     said_before = len(deployment.log(late))
     run = deployment.submit(*overrides(deployment, *more), f"output_dir={folder}", log="late")
     wait_for(lambda: lines(folder), "round 1")
@@ -228,7 +228,7 @@ def test_an_update_that_comes_late_is_left_out_and_named(deployment, tmp_path):
         absent[group] = [line["round"] for line in rounds if group not in line["groups_trained"]]
     print(f"missed rounds: {absent}")
     assert 2 in absent[late]
-    assert len(absent[late]) < 4, "it did not take part again"
+    assert len(absent[late]) < 7, "it did not take part again"
     assert same_model(folder, in_process(deployment, tmp_path / "expected", absent, *more))
 
 
