@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 from plurallm.config.error import require
 
-LIMITS = ("max_body_bytes", "max_items", "max_options", "max_context_options", "max_concurrency")
+LIMITS = (
+    "max_body_bytes",
+    "max_items",
+    "max_options",
+    "max_contexts",
+    "max_context_options",
+    "max_concurrency",
+)
 """Keys of ``ServeConfig`` that bound what a request may ask for."""
 
 
@@ -56,6 +63,7 @@ class ServeConfig:
     max_body_bytes: int
     max_items: int
     max_options: int
+    max_contexts: int
     max_context_options: int
     max_concurrency: int
     body_timeout: float

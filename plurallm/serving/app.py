@@ -3,16 +3,14 @@
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from plurallm import __version__
 from plurallm.config import LIMITS, ServeConfig
@@ -21,18 +19,18 @@ from plurallm.reward.agreement import RAW_MEAN
 from plurallm.reward.context import context_to_json
 from plurallm.reward.openrlhf import read_items, write_reply
 from plurallm.serving import schema
-from plurallm.serving.batch import Batcher
-from plurallm.serving.guard import Guard
+from plurallm.serving.batch import Batcher, Work
+from plurallm.serving.guard import Guard, in_url
 from plurallm.serving.metrics import Metrics
 from plurallm.serving.page import page
-from plurallm.serving.request import Limits, to_items, to_queries
+from plurallm.serving.request import Limits, reason_of, refusing, to_items, to_queries
 
 logger = logging.getLogger("plurallm")
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": schema.Problem, "description": text}
     for code, text in (
-        (400, "Not readable."),
+        (400, "Not readable, or meant for another host."),
         (401, "A token is needed."),
         (408, "The body came too slowly."),
         (413, "The body is too large."),
@@ -50,7 +48,9 @@ class RewardService:
         self.config = config
         self.metrics = Metrics()
         self.batcher = Batcher(config.max_items, self.metrics)
-        self.limits = Limits(config.max_items, config.max_options, config.max_context_options)
+        self.limits = Limits(
+            config.max_items, config.max_options, config.max_contexts, config.max_context_options
+        )
         self._scorers: dict[tuple[str, str], Scorer] = {}
         self.scorer(None, None)  # a wrong name fails here, not at the first request
 
@@ -66,8 +66,9 @@ class RewardService:
 
     async def predict(self, request: schema.PredictRequest) -> schema.PredictReply:
         """Predict how groups answer questions."""
-        queries = to_queries(request.queries, self.model, self.limits)
-        forecasts = await self.batcher.run("predict", self.model.predict_batch, queries)
+        with refusing():
+            queries = to_queries(request.queries, self.model, self.limits)
+        forecasts = await self._compute("predict", self.model.predict_batch, queries)
         return schema.PredictReply(
             predictions=[
                 schema.Prediction(shares=list(f.shares), spread=f.spread and list(f.spread))
@@ -78,8 +79,9 @@ class RewardService:
     async def score(self, request: schema.ScoreRequest) -> schema.ScoreReply:
         """Reward what a policy wrote: an option, a distribution, a ranking or a free text."""
         scorer = self.scorer(request.measure, request.over_groups)
-        items = to_items(request.items, scorer, self.limits)
-        scores = await self.batcher.run(scorer, scorer.score, items)
+        with refusing():
+            items = to_items(request.items, scorer, self.limits)
+        scores = await self._compute(scorer, scorer.score, items)
         in_distribution = scorer.measure != RAW_MEAN
         return schema.ScoreReply(
             scores=[
@@ -90,22 +92,22 @@ class RewardService:
     async def get_reward(self, request: schema.RewardRequest) -> schema.RewardReply:
         """Answer OpenRLHF's remote reward model protocol, with the server's measure."""
         scorer = self.scorer(None, None)
-        items = read_items(request.query, request.prompts, request.labels)
-        self.limits.check(items, len(scorer.groups))
-        for item in items:
-            scorer.check(item)
-        scores = await self.batcher.run(scorer, scorer.score, items)
+        with refusing():
+            items = read_items(request.query, request.prompts, request.labels)
+            self.limits.check(items, len(scorer.groups))
+            for item in items:
+                scorer.check(item)
+        scores = await self._compute(scorer, scorer.score, items)
         return schema.RewardReply(**write_reply(scores))
 
     async def context(
         self, text: Annotated[str, Body(media_type="text/csv")]
     ) -> schema.ContextReply:
         """Read a new group's answers from a survey file in CSV, for requests to bring along."""
-        answers = await asyncio.to_thread(_context_of_text, text)
-        self.limits.check_contexts([answers])
-        return schema.ContextReply(
-            context=[schema.AnsweredQuestion(**answer) for answer in context_to_json(answers)]
-        )
+        with refusing():
+            answers = await asyncio.to_thread(_context_of_text, text)
+            self.limits.check_contexts([answers])
+            return schema.ContextReply.model_validate({"context": context_to_json(answers)})
 
     async def describe(self) -> schema.ModelReply:
         """What is served: groups, embedder, default reward, limits."""
@@ -126,6 +128,14 @@ class RewardService:
         found, embedded = self.model.texts_embedded
         text = self.metrics.text({"texts_found": found, "texts_embedded": embedded})
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    async def _compute(self, key: Hashable, work: Work, inputs: Sequence[Any]) -> Sequence[Any]:
+        try:
+            return await self.batcher.run(key, work, inputs)
+        except ValueError as error:
+            # The request's fault or ours: the checks should have found it.
+            logger.warning("a request passed the checks, but cannot be computed", exc_info=error)
+            raise HTTPException(422, reason_of(error)) from error
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -163,7 +173,7 @@ def make_app(model: PreferenceRewardModel, config: ServeConfig, token: str | Non
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        exception_handlers={RequestValidationError: _refuse_invalid, ValueError: _refuse_value},
+        exception_handlers={RequestValidationError: _refuse_invalid},
         responses=_REFUSALS,
     )
     app.post("/get_reward")(service.get_reward)
@@ -174,30 +184,27 @@ def make_app(model: PreferenceRewardModel, config: ServeConfig, token: str | Non
     app.get("/health")(service.health)
     app.get("/metrics", response_class=PlainTextResponse)(service.counters)
     for path, name in (("/", "try"), ("/docs", "docs")):
-        text, policy = page(name)
-        headers = {"content-security-policy": policy}
-        app.get(path, include_in_schema=False)(
-            _answer(partial(HTMLResponse, text, headers=headers))
-        )
+        app.get(path, include_in_schema=False)(_answer_page(name))
+    # A web page elsewhere must not reach a server on loopback under a name of its own.
+    only_here = token is None and not config.allow_insecure
     app.add_middleware(
         Guard,
         paths=[str(getattr(route, "path", "")) for route in app.routes],
         metrics=service.metrics,
         token=token,
+        hosts=["localhost", "127.0.0.1", "[::1]", in_url(config.host)] if only_here else None,
         max_body_bytes=config.max_body_bytes,
         max_concurrency=config.max_concurrency,
         body_timeout=config.body_timeout,
     )
-    if token is None and not config.allow_insecure:
-        # A web page elsewhere must not reach a server on loopback under a name of its own.
-        hosts = ["localhost", "127.0.0.1", config.host]
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     return app
 
 
-def _answer(make: Callable[[], Response]) -> Callable[[], Awaitable[Response]]:
-    async def answer() -> Response:
-        return make()
+def _answer_page(name: str) -> Callable[[], Awaitable[HTMLResponse]]:
+    html, policy = page(name)
+
+    async def answer() -> HTMLResponse:
+        return HTMLResponse(html, headers={"content-security-policy": policy})
 
     return answer
 
@@ -213,18 +220,5 @@ def _context_of_text(text: str) -> Any:
 
 
 async def _refuse_invalid(_: Request, error: Exception) -> JSONResponse:
-    """Say where a request is wrong, without repeating what it sent."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return _problem(f"{place}: {first['msg']}")
-
-
-async def _refuse_value(_: Request, error: Exception) -> JSONResponse:
-    return _problem(str(error))
-
-
-def _problem(reason: str) -> JSONResponse:
-    # Half a surrogate pair is a legal JSON string, but no legal UTF-8.
-    readable = reason.encode("utf-8", "replace").decode()
-    return JSONResponse({"detail": readable}, 422)
+    return JSONResponse({"detail": reason_of(error)}, 422)

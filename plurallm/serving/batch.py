@@ -50,12 +50,17 @@ class Batcher:
         work : callable
             The same for all requests with this key.
         inputs : sequence
-            They must have been checked: an error of one fails the whole batch.
+            Computed anew without those of other requests when the batch fails.
 
         Returns
         -------
         sequence
             One output for each input.
+
+        Raises
+        ------
+        Exception
+            What `work` raises for these inputs alone.
         """
         if not inputs:
             return []
@@ -72,10 +77,7 @@ class Batcher:
                 jobs.append(self._waiting.get_nowait())
                 size += len(jobs[-1].inputs)
             for key in dict.fromkeys(job.key for job in jobs):
-                # A client that has gone needs no answer.
-                together = [job for job in jobs if job.key == key and not job.outputs.done()]
-                if together:
-                    await self._compute(together)
+                await self._compute([job for job in jobs if job.key == key])
 
     def close(self) -> None:
         """Let the thread end."""
@@ -88,14 +90,14 @@ class Batcher:
         try:
             outputs = await loop.run_in_executor(self._thread, jobs[0].work, inputs)
         except Exception as error:
-            failure = RuntimeError(f"the reward model failed: {error}")
-            failure.__cause__ = error
-            for job in jobs:
-                if not job.outputs.done():
-                    job.outputs.set_exception(failure)
+            if len(jobs) > 1:  # one request must not take the others down
+                for job in jobs:
+                    await self._compute([job])
+            elif not jobs[0].outputs.done():
+                jobs[0].outputs.set_exception(error)
             return
         start = 0
         for job in jobs:
-            if not job.outputs.done():
+            if not job.outputs.done():  # a request given up at shutdown is
                 job.outputs.set_result(outputs[start : start + len(job.inputs)])
             start += len(job.inputs)

@@ -1,4 +1,4 @@
-"""What stands before the application: token, concurrency, size and time limits, security headers.
+"""What stands before the application: host, token, limits of requests, security headers.
 
 A plain ASGI middleware: it reads the body itself, so that an oversized or slow one is refused while
 it arrives.
@@ -9,7 +9,7 @@ import base64
 import binascii
 import hmac
 import json
-import logging
+import re
 import time
 from collections.abc import Collection
 
@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from plurallm.serving.metrics import Metrics
 
 OPEN_PATHS = ("/health",)
-"""Paths that need no token."""
+"""Paths that need no token and take no body, so that no limit has to stand before them."""
 
-logger = logging.getLogger("plurallm")
+_PORT = re.compile(rb":\d*\Z")
 
 
 class Guard:
@@ -37,8 +37,10 @@ class Guard:
     token : str or None
         What clients must send: as ``Authorization: Bearer TOKEN``, or as the password of HTTP Basic
         authentication, which a browser asks for and ``http://user:TOKEN@host`` sends.
+    hosts : collection of str, optional
+        Names that requests may give the server, IPv6 addresses in brackets; None for any.
     max_body_bytes, max_concurrency : int
-        Limits.
+        Limits; only requests with the token count as concurrent.
     body_timeout : float
         Seconds until the body must have arrived.
     """
@@ -50,6 +52,7 @@ class Guard:
         paths: Collection[str],
         metrics: Metrics,
         token: str | None,
+        hosts: Collection[str] | None,
         max_body_bytes: int,
         max_concurrency: int,
         body_timeout: float,
@@ -58,6 +61,7 @@ class Guard:
         self._paths = frozenset(paths)
         self._metrics = metrics
         self._token = None if token is None else token.encode()
+        self._hosts = None if hosts is None else {host.lower().encode() for host in hosts}
         self._max_body_bytes = max_body_bytes
         self._max_concurrency = max_concurrency
         self._body_timeout = body_timeout
@@ -67,7 +71,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), None
 
         async def send_counted(message: Message) -> None:
             nonlocal status
@@ -76,25 +80,37 @@ class Guard:
                 message["headers"] = [*message["headers"], *_SECURITY_HEADERS]
             await send(message)
 
-        self._metrics.in_flight += 1
         try:
             await self._serve(scope, receive, send_counted)
+        except asyncio.CancelledError:
+            # The server ends and has waited long enough: no fault that belongs in its log.
+            if status is None:
+                await _refuse(send_counted, 503, "the server ends")
         finally:
-            self._metrics.in_flight -= 1
             path = scope["path"] if scope["path"] in self._paths else "other"
-            self._metrics.count_request(path, status, time.perf_counter() - started)
+            self._metrics.count_request(path, status or 500, time.perf_counter() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        guarded = scope["path"] not in OPEN_PATHS
-        if guarded and not _sends(headers.get(b"authorization", b""), self._token):
+        host = _PORT.sub(b"", headers.get(b"host", b"")).lower()
+        if self._hosts is not None and host not in self._hosts:
+            await _refuse(send, 400, "the server goes by another host name")
+        elif scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+        elif not _sends(headers.get(b"authorization", b""), self._token):
             challenge = [(b"www-authenticate", b'Basic realm="plurallm", charset="UTF-8"')]
             await _refuse(send, 401, "a token is needed", challenge)
-            return
-        if guarded and self._metrics.in_flight > self._max_concurrency:
+        elif self._metrics.in_flight >= self._max_concurrency:
             await _refuse(send, 503, "too many requests at once", [(b"retry-after", b"1")])
-            return
-        length = headers.get(b"content-length", b"0")
+        else:
+            self._metrics.in_flight += 1
+            try:
+                await self._admit(scope, receive, send, headers.get(b"content-length", b"0"))
+            finally:
+                self._metrics.in_flight -= 1
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, length: bytes) -> None:
+        """Read the body and let the application answer."""
         if not length.isdigit() or int(length[:20]) > self._max_body_bytes:
             await _refuse(send, 413, f"a body has at most {self._max_body_bytes} bytes")
             return
@@ -128,6 +144,11 @@ class Guard:
                 return None
             if not message.get("more_body", False):
                 return bytes(body)
+
+
+def in_url(host: str) -> str:
+    """Write a host as URLs and ``Host`` headers do: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _sends(authorization: bytes, token: bytes | None) -> bool:

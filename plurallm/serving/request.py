@@ -1,7 +1,12 @@
 """From requests to what the reward model takes, within limits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from fastapi import HTTPException
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from plurallm.reward import Item, PreferenceRewardModel, Query, Scorer
 from plurallm.reward.context import AnsweredQuestion, Context, Group
@@ -18,12 +23,15 @@ class Limits:
         Queries or items.
     max_options : int
         Options to predict, times the groups they are predicted for.
+    max_contexts : int
+        Different contexts that the request brings along: each is encoded by itself.
     max_context_options : int
-        Options of all contexts that the request brings along.
+        Options of all of them.
     """
 
     max_items: int
     max_options: int
+    max_contexts: int
     max_context_options: int
 
     def check(self, asked: Sequence[Query | Item], groups: int) -> None:
@@ -56,13 +64,38 @@ class Limits:
         self.check_contexts([one.group for one in asked if isinstance(one.group, tuple)])
 
     def check_contexts(self, contexts: Sequence[Context]) -> None:
-        """Refuse contexts that are too large together; equal ones count once."""
-        options = sum(len(a.options) for context in set(contexts) for a in context)
+        """Refuse contexts that are too many or too large together; equal ones count once."""
+        distinct = set(contexts)
+        if len(distinct) > self.max_contexts:
+            raise ValueError(
+                f"{len(distinct)} contexts, more than the server's max_contexts, "
+                f"{self.max_contexts}"
+            )
+        options = sum(len(a.options) for context in distinct for a in context)
         if options > self.max_context_options:
             raise ValueError(
                 f"contexts with {options} options, more than the server's max_context_options, "
                 f"{self.max_context_options}"
             )
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Answer a ValueError about what a client sent with a 422 that says why."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(422, reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Say what is wrong and where, without repeating what was sent."""
+    reason = str(error)
+    if isinstance(error, ValidationError | RequestValidationError):
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    # Half a surrogate pair is a legal JSON string, but no legal UTF-8.
+    return reason.encode("utf-8", "replace").decode()
 
 
 def to_queries(

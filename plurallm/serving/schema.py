@@ -114,7 +114,7 @@ class RewardReply(Strict):
 class ContextReply(Strict):
     """The answers that a file holds."""
 
-    context: list[AnsweredQuestion]
+    context: ContextAnswers
 
 
 class ModelReply(Strict):
