@@ -310,8 +310,8 @@ def test_a_federated_arm_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: 
 
 
 def test_an_arm_that_changes_who_takes_part_is_refused(tmp_path: Path) -> None:
-    arms = 'compare.arms=[uniform,"training.context_questions=[20,27]"]'
-    with pytest.raises(ConfigError, match=r"context_questions=\[20,27\]' changes which groups"):
+    arms = 'compare.arms=[uniform,"training.context_questions=[31,32]"]'
+    with pytest.raises(ConfigError, match=r"context_questions=\[31,32\]' changes which groups"):
         run_comparison([*SMALL, arms], tmp_path / "refused")
 
 
