@@ -15,6 +15,7 @@ question, which ends in its options, and the answer behind its letter: this pair
 """
 
 import argparse
+import math
 import pickle
 import re
 import string
@@ -114,6 +115,8 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         return {names[place]: column for place, column in found.items()}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} asks for more memory than there is: no such table") from error
     except (AttributeError, KeyError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as e:
         raise ValueError(f"{path} is no table that pandas 1.3 or later pickled: {e!r}") from e
 
@@ -168,6 +171,8 @@ def convert(source: Path, target: Path) -> tuple[int, int, int]:
         try:
             if not isinstance(vector, list) or not all(type(number) is float for number in vector):
                 raise ValueError("its embedding is no list of numbers")
+            if not all(map(math.isfinite, vector)):
+                raise ValueError("its embedding has numbers that are not finite")
             vectors.setdefault(split_prompt(text), vector)
         except ValueError as error:
             raise ValueError(f"{source}, row {row}: {error}") from error

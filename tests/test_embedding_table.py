@@ -6,8 +6,10 @@ its rows for two groups, as OpinionQA's does.
 """
 
 import importlib.util
+import math
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -130,6 +132,23 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "other.pkl"
     source.write_bytes(content)
     with pytest.raises(ValueError, match=r"other\.pkl is no table"):
+        converter.read_table(source)
+
+
+def test_a_vector_with_a_number_that_is_not_finite_is_refused_with_its_row(tmp_path: Path) -> None:
+    source = tmp_path / "nan.pkl"
+    number, nan = (b"G" + struct.pack(">d", value) for value in (-2.5, math.nan))
+    content = PICKLES[0].read_bytes()
+    assert number in content
+    source.write_bytes(content.replace(number, nan))
+    with pytest.raises(ValueError, match=r"nan\.pkl, row 0: .*not finite"):
+        converter.convert(source, tmp_path / "vectors.npz")
+
+
+def test_a_pickle_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "huge.pkl"
+    source.write_bytes(b"\x80\x05\x8e" + (2**60).to_bytes(8, "little"))  # a byte string of 2^60
+    with pytest.raises(ValueError, match=r"huge\.pkl"):
         converter.read_table(source)
 
 

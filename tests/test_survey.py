@@ -115,6 +115,17 @@ def test_shares_and_counts_may_mix_by_row(write_survey: Write) -> None:
     assert survey.answers["South"].share_QO.tolist() == [[0, 0.75, 0.25]]
 
 
+def test_an_ordinal_that_is_no_number_and_another_kind_of_file_are_refused(
+    tmp_path: Path, write_survey: Write
+) -> None:
+    row = {"question_id": "q", "question": "Q?", "options": ["a", "b"], "group": "G"}
+    with pytest.raises(SurveyError, match=r"row 2: ordinal has a value that is no number"):
+        read_survey(write_survey([{**row, "shares": [0.5, 0.5], "ordinal": [1, None]}]), "custom")
+    (tmp_path / "survey.xlsx").write_bytes(b"PK")
+    with pytest.raises(SurveyError, match=r"survey\.xlsx: a survey file ends in \.csv"):
+        read_survey(tmp_path / "survey.xlsx", "custom")
+
+
 def test_ordinal_values_are_kept_where_there_are_any(write_survey: Write) -> None:
     rows = [AGREE | {"ordinal": ""}, TRUST | {"ordinal": [1, 2.5]}]
     agree, trust = read_survey(write_survey(rows), "custom").questions

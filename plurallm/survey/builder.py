@@ -70,7 +70,9 @@ class Builder:
         try:
             scale = None if ordinal is None else tuple(float(value) for value in ordinal)
             question = Question(str(identity).strip(), text, options, scale)
-        except (ValueError, TypeError) as error:
+        except TypeError as error:
+            raise self.refuse(f"ordinal has a value that is no number: {ordinal}") from error
+        except ValueError as error:
             raise self.refuse(str(error)) from error
         position = self._position.setdefault(question.id, len(self._questions))
         if position == len(self._questions):

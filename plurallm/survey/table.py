@@ -35,6 +35,8 @@ def table_rows(path: Path) -> Iterator[_Row]:
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
+    if not path.name.endswith((".csv", ".csv.gz")):
+        raise SurveyError(f"{path}: a survey file ends in .csv, .csv.gz or .parquet")
     # One cell of GlobalOpinionQA holds the answers of all countries.
     csv.field_size_limit(2**24)
     try:
