@@ -1,5 +1,7 @@
 """What a policy may write, and nothing else."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,10 +102,46 @@ def test_a_ranking_names_every_option_once_best_first(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "A > B", "A > B > B", "A > B > C > A", "A, B, C", "[0, 1, 2]", "A > B > D", "A\nB"]
+    "text",
+    [
+        "",
+        "A > B",
+        "A > B > B",
+        "A > B > C > A",
+        "A, B, C",
+        "[0, 1, 2]",
+        "A > B > D",
+        "A\nB",
+        "3. A\n1. B\n2. C",  # the lines' order or their numbers'?
+        "0. A\n0. B\n9. C",
+        "1. A\n2. B\nC",
+    ],
 )
 def test_anything_else_is_no_ranking(text):
     assert parse_ranking(text, OPTIONS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "places"),
+    [
+        ("1. Very\n2. Little", ("1. Very", "2. Little"), (0, 1)),
+        ("2. Little\n1. Very", ("1. Very", "2. Little"), (1, 0)),
+        ("1. 2. Little\n2. 1. Very", ("1. Very", "2. Little"), (1, 0)),
+        ("2.5\n1.5", ("1.5", "2.5"), (1, 0)),
+        (">50% > <50%", (">50%", "<50%"), (0, 1)),
+        ("<50% > >50%", (">50%", "<50%"), (1, 0)),
+    ],
+)
+def test_options_that_look_like_numbering_are_ranked_by_their_text(text, options, places):
+    assert parse_ranking(text, options) == places
+
+
+def test_long_lists_of_options_are_read_in_no_time():
+    options = tuple(f"{number} {'x' * 400}" for number in range(2_000))
+    begun = time.process_time()
+    assert parse_ranking("\n".join("ABCDEFGH" * 250), options) is None
+    assert parse_distribution("\n".join(f"a{n}: 0" for n in range(2_000)), options) is None
+    assert time.process_time() - begun < 0.5
 
 
 @given(st.text() | st.text("ABC[]{}:>%=.,0123456789\n \"'", max_size=60))

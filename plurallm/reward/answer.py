@@ -10,7 +10,8 @@ import json
 import math
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 
 Values = tuple[float, ...]
 """One number for each option."""
@@ -21,7 +22,7 @@ SUM_TOLERANCE = 0.01 + 1e-9
 _LETTER_BEFORE_TEXT = re.compile(r"\(?([A-Za-z])[.):]\s+(.+)", re.DOTALL)
 _LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
 _SHARE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?|\.\d{1,20})\s?(%?)")
-_NUMBERED_LINE = re.compile(r"\d+[.)]\s*(.+)")
+_NUMBERED_LINE = re.compile(r"(\d{1,4})[.)]\s*(.+)")
 _LONGEST = 20_000
 
 
@@ -45,7 +46,7 @@ def parse_option(text: str, options: Sequence[str]) -> Values | None:
     >>> parse_option("B. No", ["Yes", "No"])
     (0.0, 1.0)
     """
-    chosen = _position(text, options)
+    (chosen,) = _positions([text], options)
     return None if chosen is None else tuple(float(n == chosen) for n in range(len(options)))
 
 
@@ -97,8 +98,9 @@ def parse_ranking(text: str, options: Sequence[str]) -> Values | None:
     Parameters
     ----------
     text : str
-        A JSON list (``["No", "Yes"]``), one line for each option, numbered or not
-        (``1. No``), or options with ``>`` between them (``B > A``). Every option is there once.
+        A JSON list (``["No", "Yes"]``), one line for each option, numbered from 1 on in their
+        order or not at all (``1. No``), or options with ``>`` between them (``B > A``). Every
+        option is there once.
     options : sequence of str
         The question's options.
 
@@ -115,41 +117,62 @@ def parse_ranking(text: str, options: Sequence[str]) -> Values | None:
     text = text.strip()
     if len(text) > _LONGEST:
         return None
-    names: object
+    for names in _ways_to_list(text):
+        order = _permutation(names, options)
+        if order is not None:
+            return tuple(float(place) for _, place in sorted(zip(order, count(), strict=False)))
+    return None
+
+
+def _ways_to_list(text: str) -> Iterator[list[str]]:
+    """Split a ranking into names: an option's own text may begin with a number, or hold ``>``."""
     if text.startswith("["):
         names = _json(text)
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            yield names
     elif "\n" in text:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        numbered = [_NUMBERED_LINE.fullmatch(line) for line in lines]
-        names = [line[1] for line in numbered if line] if all(numbered) else lines
+        yield lines
+        numbered = [match for match in map(_NUMBERED_LINE.fullmatch, lines) if match]
+        if [int(match[1]) for match in numbered] == list(range(1, len(lines) + 1)):
+            yield [match[2] for match in numbered]
     else:
-        names = text.split(">")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    order = [_position(name, options) for name in names]
-    if sorted(place for place in order if place is not None) != list(range(len(options))):
-        return None
-    if len(order) != len(options):
-        return None
-    return tuple(float(order.index(n)) for n in range(len(options)))
+        yield re.split(r"\s>\s", text)
+        yield text.split(">")
 
 
-def _position(text: str, options: Sequence[str]) -> int | None:
-    """Position of the option that a text names."""
-    wanted = text.strip().casefold()
-    texts = [option.strip().casefold() for option in options]
-    if wanted in texts:
-        return texts.index(wanted) if texts.count(wanted) == 1 else None
-    both = _LETTER_BEFORE_TEXT.fullmatch(text.strip())
-    letter = both or _LETTER.fullmatch(text.strip())
-    if letter is None:
+def _permutation(names: Sequence[str], options: Sequence[str]) -> list[int] | None:
+    """Positions of the options that are named; None unless every option is, once."""
+    if len(names) != len(options):
         return None
-    position = string.ascii_uppercase.index(letter[1].upper())
-    if position >= len(options):
-        return None
-    if both and both[2].strip().casefold() != texts[position]:
-        return None
-    return position
+    positions = [position for position in _positions(names, options) if position is not None]
+    return positions if len(set(positions)) == len(options) else None
+
+
+def _positions(names: Sequence[str], options: Sequence[str]) -> list[int | None]:
+    """Position of the option that each name means."""
+    texts = list(map(_folded, options))
+    by_text: dict[str, int | None] = {}
+    for position, text in enumerate(texts):
+        by_text[text] = None if text in by_text else position
+
+    def position_of(name: str) -> int | None:
+        if _folded(name) in by_text:
+            return by_text[_folded(name)]
+        both = _LETTER_BEFORE_TEXT.fullmatch(name.strip())
+        letter = both or _LETTER.fullmatch(name.strip())
+        if letter is None:
+            return None
+        position = string.ascii_uppercase.index(letter[1].upper())
+        if position >= len(options) or (both and _folded(both[2]) != texts[position]):
+            return None
+        return position
+
+    return list(map(position_of, names))
+
+
+def _folded(text: str) -> str:
+    return text.strip().casefold()
 
 
 def _json(text: str) -> object:
@@ -168,10 +191,8 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _in_order(values: object, options: Sequence[str]) -> list[object] | None:
     """Values in the order of the options, from a list or from names."""
     if isinstance(values, Mapping):
-        by_position = {_position(name, options): value for name, value in values.items()}
-        if len(values) != len(options) or set(by_position) != set(range(len(options))):
-            return None
-        return [by_position[n] for n in range(len(options))]
+        order = _permutation(list(values), options)
+        return order and [value for _, value in sorted(zip(order, values.values(), strict=True))]
     return values if isinstance(values, list) and len(values) == len(options) else None
 
 
