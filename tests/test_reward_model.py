@@ -245,6 +245,10 @@ def test_free_text_earns_the_raw_mean(model):
         ({"over_groups": "median"}, "mean, min, .*'median'"),
         ({"groups": ["Nowhere"]}, "'Nowhere'"),
         ({"alpha": 0.0}, "over_groups=mean"),
+        ({"alpha": 1e-12}, "over_groups=mean"),
+        ({"alpha": float("-inf")}, "over_groups=max, or min"),
+        ({"alpha": float("nan")}, "alpha must lie"),
+        ({"unparsable": float("nan")}, "unparsable must be a finite reward"),
     ],
 )
 def test_a_wrong_scorer_is_refused(model, settings, reason):
@@ -260,6 +264,7 @@ def test_a_wrong_scorer_is_refused(model, settings, reason):
         (Item("A", "Q?", ("Yes", "No"), ordinal=(1,)), "1 ordinal values"),
         (Item("A", "Q?", ("Yes", "No"), ordinal=(1, 1)), "the same ordinal value"),
         (Item("A", "Q?", ("Yes", "No"), ordinal=(1, float("nan"))), "ordinal values"),
+        (Item("A", "Q?", ("Yes", "No"), ordinal=(1e308, -1e308)), "ordinal values"),
     ],
 )
 def test_an_item_that_cannot_be_scored_is_refused(model, item, reason):

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, wasserstein_distance
 from torch import Tensor
 
 from plurallm.reward.aggregate import AdaptiveAlpha, log_mean_exp, maximum, mean, minimum
-from plurallm.reward.agreement import MEASURES
+from plurallm.reward.agreement import MEASURES, Comparison
 
 PREDICTED = (0.5, 0.3, 0.2)
 
@@ -29,10 +29,12 @@ def agreement(
 
     count = len(values)
     reward_NG = MEASURES[measure].agreement(
-        row(values, 2),
-        row(shares, 2),
-        row([1] * count, 2) > 0,
-        row(scaled(scale or range(count)), 2),
+        Comparison(
+            row(values, 2),
+            row(shares, 2),
+            row([1] * count, 2) > 0,
+            row(scaled(scale or range(count)), 2),
+        )
     )
     return reward_NG.item()
 
@@ -124,20 +126,48 @@ def test_log_mean_exp_goes_from_minimum_to_maximum(rewards):
 
 
 def test_adaptive_alpha_by_hand():
-    aggregate = AdaptiveAlpha(temperature=0.1, decay=0.8, gap=0.021)
+    aggregate = AdaptiveAlpha(temperature=0.1, memory=2 / math.log(4), gap=0.021)
     first_NG = torch.tensor([[0.9, 0.5], [0.7, 0.7]], dtype=torch.float64)
     # History starts as the batch's means, 0.8 and 0.6: alpha = softmax(2, 4).
     alpha = [1 / (1 + math.e**2), 1 / (1 + math.e**-2)]
+    highest = math.log(sum(math.exp(a) for a in alpha) / 2)
     expected = [
-        2 * math.log(sum(math.exp(a * r) for a, r in zip(alpha, row, strict=True)) / 2)
+        math.log(sum(math.exp(a * r) for a, r in zip(alpha, row, strict=True)) / 2) / highest
         for row in first_NG.tolist()
     ]
     assert aggregate(first_NG).tolist() == pytest.approx(expected)
     assert aggregate.history_G.tolist() == pytest.approx([0.8, 0.6])
-    aggregate(torch.tensor([[0.3, 1.0]], dtype=torch.float64))
-    assert aggregate.history_G.tolist() == pytest.approx([0.7, 0.68])
-    # Now less than the gap apart: the mean.
-    assert aggregate(first_NG).tolist() == pytest.approx([0.7, 0.7])
+    # Two answers later, two of those before count as half of one: (0.5 x 0.8 + 2 x 0.35) / 2.5.
+    aggregate(torch.tensor([[0.3, 0.9], [0.4, 0.8]], dtype=torch.float64))
+    assert aggregate.history_G.tolist() == pytest.approx([0.44, 0.80])
+
+
+def test_adaptive_alpha_is_the_mean_while_groups_fare_alike():
+    aggregate = AdaptiveAlpha(gap=0.021)
+    aggregate(torch.tensor([[0.70, 0.68]], dtype=torch.float64))
+    assert aggregate(torch.tensor([[0.9, 0.5]], dtype=torch.float64)).tolist() == [0.7]
+
+
+def test_adaptive_alpha_does_not_depend_on_how_answers_are_batched():
+    """TRL scores a batch at a time, veRL and OpenRLHF one answer."""
+    whole, single = AdaptiveAlpha(), AdaptiveAlpha()
+    for row in ([0.9, 0.1], [0.2, 0.6]):
+        answers_NG = torch.tensor([row] * 64, dtype=torch.float64)
+        whole(answers_NG)
+        for answer_NG in answers_NG.split(1):
+            single(answer_NG)
+    assert single.history_G.tolist() == pytest.approx(whole.history_G.tolist())
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5))
+def test_adaptive_alpha_stays_in_0_to_1(rewards):
+    aggregate = AdaptiveAlpha()
+    aggregate(torch.tensor([[0.2, 0.9]], dtype=torch.float64))
+    both_NG = torch.tensor([*rewards, (0, 0), (1, 1)], dtype=torch.float64)
+    total_N = aggregate(both_NG)
+    assert total_N.min() >= -1e-12
+    assert total_N.max() <= 1 + 1e-12
+    assert total_N[-2:].tolist() == pytest.approx([0, 1])
 
 
 def test_adaptive_alpha_prefers_what_the_neglected_group_likes():

@@ -3,14 +3,15 @@
 Dimension letters: ``N`` answers, ``G`` groups, ``O`` options (padded).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from plurallm.reward.aggregate import AGGREGATES
-from plurallm.reward.agreement import MEASURES, RAW_MEAN
+from plurallm.reward.aggregate import make_aggregate
+from plurallm.reward.agreement import MEASURES, RAW_MEAN, Comparison
 from plurallm.reward.answer import Values
 from plurallm.reward.context import Group
 from plurallm.reward.forecast import Query
@@ -86,7 +87,7 @@ class Scorer:
     Raises
     ------
     ValueError
-        For an unknown name, or a zero alpha.
+        For an unknown name, an alpha near 0 or far off, or an `unparsable` that is not finite.
     """
 
     def __init__(
@@ -102,18 +103,14 @@ class Scorer:
             raise ValueError(
                 f"measure must be one of {', '.join((*MEASURES, RAW_MEAN))}, but is {measure!r}"
             )
-        if over_groups not in AGGREGATES:
-            raise ValueError(
-                f"over_groups must be one of {', '.join(AGGREGATES)}, but is {over_groups!r}"
-            )
-        if alpha == 0:
-            raise ValueError("alpha must not be 0: the limit there is over_groups=mean")
+        if not math.isfinite(unparsable):
+            raise ValueError(f"unparsable must be a finite reward, but is {unparsable}")
         self.model = model
         self.measure = measure
         self.groups = model.groups if groups is None else tuple(groups)
         for group in self.groups:
             model.context_of(group)
-        self._aggregate = AGGREGATES[over_groups](alpha)
+        self._aggregate = make_aggregate(over_groups, alpha)
         self._unparsable = unparsable
 
     def check(self, item: Item) -> None:
@@ -209,12 +206,13 @@ class Scorer:
         share_NGO = _padded([forecast.shares for forecast in forecasts], widest)
         scales = [_question(item).position or _even(len(item.options)) for item in items]
         mask_NO = _padded([(1.0,) * len(item.options) for item in items], widest) > 0
-        return MEASURES[self.measure].agreement(
+        comparison = Comparison(
             _padded(values, widest).unsqueeze(1),
             share_NGO.view(len(items), -1, widest),
             mask_NO.unsqueeze(1),
             _padded(scales, widest).unsqueeze(1),
         )
+        return MEASURES[self.measure].agreement(comparison)
 
 
 def _question(item: Item) -> Question:

@@ -5,6 +5,7 @@ to the longest list).
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -44,13 +45,13 @@ class Question:
             raise ValueError(f"question {self.id!r} lists an option twice")
         if any(not option.strip() for option in self.options):
             raise ValueError(f"question {self.id!r} has an option without text")
-        if self.ordinal is not None and not np.isfinite(self.ordinal).all():
-            raise ValueError(f"question {self.id!r} has the ordinal values {self.ordinal}")
         if self.ordinal is not None and len(self.ordinal) != len(self.options):
             raise ValueError(
                 f"question {self.id!r} has {len(self.options)} options "
                 f"but {len(self.ordinal)} ordinal values"
             )
+        if self.ordinal is not None and not _spans(self.ordinal):
+            raise ValueError(f"question {self.id!r} has the ordinal values {self.ordinal}")
 
     @property
     def position(self) -> tuple[float, ...] | None:
@@ -65,6 +66,11 @@ class Question:
             return None
         least, span = min(self.ordinal), max(self.ordinal) - min(self.ordinal)
         return tuple((value - least) / span for value in self.ordinal)
+
+
+def _spans(values: tuple[float, ...]) -> bool:
+    """Whether the values and the distance between them are finite."""
+    return bool(np.isfinite(values).all()) and math.isfinite(max(values) - min(values))
 
 
 @dataclass(frozen=True)
