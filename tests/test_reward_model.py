@@ -1,8 +1,11 @@
 """The bundle: what it holds, what it predicts, and that it does so anywhere."""
 
 import json
+import pickle
 import subprocess
 import sys
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,7 +80,7 @@ def test_the_bundle_predicts_what_the_run_scored(run, config, model):
 
 
 def test_a_batch_equals_the_slow_obvious_way_one_by_one(model):
-    plain = reference.PlainTransformer(model.embedding_width, _sizes(model))
+    plain = reference.PlainTransformer(model.embedding_width, model.sizes)
     plain.copy_weights(model.network)
     queries = all_queries()
     for query, forecast in zip(queries, model.predict_batch(queries), strict=True):
@@ -92,12 +95,6 @@ def test_a_batch_equals_the_slow_obvious_way_one_by_one(model):
                 torch.from_numpy(hash_texts(targets, model.embedding)),
             )
         assert forecast.shares == pytest.approx(output[:, 0].softmax(0).tolist(), abs=1e-5)
-
-
-def _sizes(model):
-    from plurallm.config import ModelConfig
-
-    return ModelConfig(**model._hub_mixin_config["model"])
 
 
 def test_contexts_of_different_length_do_not_disturb_each_other(model):
@@ -136,6 +133,51 @@ def test_texts_are_embedded_once_and_contexts_encoded_once(model, monkeypatch):
     done = len(embedded)
     assert model.predict_batch(all_queries() * 3) == first
     assert len(embedded) == done
+
+
+def made_up_context(number):
+    return tuple(
+        AnsweredQuestion(f"Question {number}.{n}?", ("Yes", "No"), (0.5, 0.5)) for n in range(2)
+    )
+
+
+def test_more_groups_than_are_kept_are_still_encoded_once(model, monkeypatch):
+    model.contexts |= {f"group {n}": made_up_context(n) for n in range(150)}
+    visitors = [made_up_context(n) for n in range(1000, 1150)]
+    encodings = []
+    encode = PreferenceTransformer.encode
+
+    def counted(network, x_CW, *rest):
+        encodings.append(x_CW)
+        return encode(network, x_CW, *rest)
+
+    monkeypatch.setattr(PreferenceTransformer, "encode", counted)
+    everyone = all_queries(model.groups)
+    first = model.predict_batch(everyone)
+    # A context is encoded whole, and in halves for its dispersion.
+    assert len(encodings) == 2 * len(model.groups)
+    encodings.clear()
+    model.predict_batch(all_queries(visitors))
+    assert len(encodings) == 2 * len(visitors)
+    encodings.clear()
+    assert model.predict_batch(everyone) == first
+    assert not encodings
+
+
+def test_a_name_with_another_context_predicts_anew(model):
+    one, another = (model.contexts[group] for group in GROUPS)
+    for context in (one, another):
+        model.contexts["My group"] = context
+        assert model.predict(*QUESTIONS[0], "My group") == model.predict(*QUESTIONS[0], context)
+
+
+def test_copies_and_pickles_predict_the_same(model):
+    scorer = Scorer(model, over_groups="log_mean_exp")
+    items = [Item("[0.5, 0.5]", *QUESTIONS[0]), Item("[0.5, 0.5]", *QUESTIONS[0], GROUPS[0])]
+    scores = scorer.score(items)
+    for other in (deepcopy(scorer), pickle.loads(pickle.dumps(scorer))):
+        assert other.score(items) == scores
+        assert other.model.texts_embedded[1] > 0  # it starts with nothing computed
 
 
 def test_what_was_computed_is_forgotten_with_the_weights(model):
@@ -300,10 +342,25 @@ def test_saving_and_loading_changes_nothing(model, tmp_path):
     assert copy.provenance == model.provenance
 
 
-def test_the_card_says_what_is_in_it(bundle):
+def test_what_is_saved_is_what_the_model_holds_now(model, tmp_path):
+    withdrawn = model.contexts.pop(GROUPS[1])
+    model.contexts["My group"] = made_up_context(0)
+    model.save_pretrained(tmp_path)
+    copy = PreferenceRewardModel.from_pretrained(tmp_path)
+    assert copy.contexts == {GROUPS[0]: model.contexts[GROUPS[0]], "My group": made_up_context(0)}
+    written = "".join((tmp_path / name).read_text() for name in ("config.json", "README.md"))
+    kept = {answer.question for answer in model.contexts[GROUPS[0]]}
+    assert not any(a.question in written for a in withdrawn if a.question not in kept)
+
+
+def test_the_card_says_what_is_in_it(run, bundle, tmp_path):
     card = (bundle / "README.md").read_text()
     assert card.startswith("---\n")
     assert "library_name: plurallm" in card
+    assert "\nlicense:" not in card
+    assert "Data: `synthetic`. Strategy: `fedavg`, no differential privacy." in card
+    licensed = export_tiny(run, tmp_path / "licensed", "license=cc-by-nc-sa-4.0")
+    assert "\nlicense: cc-by-nc-sa-4.0\n" in (licensed / "README.md").read_text()
     for text in ("name hashing, width 32", "- Avaria: 10 answered questions", "cross_entropy"):
         assert text in card
     assert "| unseen groups, unseen questions | 0." in card
@@ -321,7 +378,7 @@ def test_nothing_is_released_unless_named(run, tmp_path):
         Scorer(closed).score([Item("A", "Q?", ("Yes", "No"))])
 
 
-def test_a_context_comes_from_a_file_too(model, write_survey, config):
+def test_a_context_comes_from_a_file_too(run, model, write_survey, config, tmp_path):
     survey = load_survey(config.data)
     answers = survey_context(survey, "Avaria")[:20]
     rows = [
@@ -337,6 +394,12 @@ def test_a_context_comes_from_a_file_too(model, write_survey, config):
     context = read_context(str(write_survey(rows)))
     expected = model.predict(*QUESTIONS[0], answers)
     assert model.predict(*QUESTIONS[0], context).shares == pytest.approx(expected.shares, abs=1e-6)
+    # That file is enough to be released, too: it is not split into seen and unseen questions.
+    settings = [f"run={run}", f"folder={tmp_path / 'new'}", "context_questions=20"]
+    settings += ["release_context=['a new one']", f"survey={write_survey(rows)}"]
+    exported = export_bundle(load_tool_config("export", settings, ExportConfig))
+    released = {answer.question for answer in exported.contexts["a new one"]}
+    assert released == {answer.question for answer in context}
     with pytest.raises(ValueError, match="2 groups"):
         read_context(write_survey([*rows, {**rows[0], "group": "another"}]))
 
@@ -381,11 +444,15 @@ def test_another_export_is_not_overwritten(run, bundle):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda config: config.pop("embedding"), "lacks embedding"),
+        (lambda config: config.pop("embedding"), "config.json with embedding"),
         (lambda config: config["embedding"].update(name="oracle"), "embedder 'oracle'"),
         (lambda config: config["model"].update(width="wide"), "model of the bundle"),
         (lambda config: config.update(precision="int8"), "float32 or float64"),
         (lambda config: config["contexts"]["Avaria"][0].pop("shares"), "question, options and sh"),
+        (lambda config: config.update(contexts=[1]), "not that of a bundle"),
+        (lambda config: config.update(embedding_width="wide"), "not that of a bundle"),
+        (lambda config: config["model"].update(layers=9), r"does not fit .*network\.blocks\.2"),
+        (lambda config: config["model"].update(width=256), "does not fit .*size mismatch"),
     ],
 )
 def test_a_damaged_bundle_is_refused(model, tmp_path, change, reason):
@@ -397,19 +464,56 @@ def test_a_damaged_bundle_is_refused(model, tmp_path, change, reason):
         PreferenceRewardModel.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "a/b/c"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "a/b/c", "bundel", Path("a/b")])
 def test_a_missing_folder_is_named(name):
     with pytest.raises(FileNotFoundError, match=f"{name}: there is no such folder"):
         PreferenceRewardModel.from_pretrained(name)
 
 
-def test_missing_weights_are_refused(model, tmp_path):
+def test_a_repository_out_of_reach_is_named():
+    with pytest.raises(OSError, match="plurallm-tests/nowhere cannot be loaded"):
+        PreferenceRewardModel.from_pretrained("plurallm-tests/nowhere", local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", b"{", "config.json is not readable JSON"),
+        ("config.json", b"\xff{}", "config.json is not readable JSON"),
+        ("config.json", b"[]", "config.json is not that of a bundle"),
+        ("model.safetensors", b"\0" * 1000, "model.safetensors is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named(model, tmp_path, file, content, reason):
     model.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["model"]["layers"] += 1
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RuntimeError, match=r"network\.blocks\.2"):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}: {reason}"):
         PreferenceRewardModel.from_pretrained(tmp_path)
+
+
+def test_cut_and_missing_weights_are_named(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"{tmp_path}: model.safetensors is damaged"):
+        PreferenceRewardModel.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(OSError, match=f"{tmp_path} cannot be loaded: .*model.safetensors"):
+        PreferenceRewardModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["", "model", "model-best"])
+def test_a_runs_folder_is_no_bundle(run, part):
+    with pytest.raises(ValueError, match=f"{run / part}: not a reward bundle.*plurallm export"):
+        PreferenceRewardModel.from_pretrained(run / part)
+
+
+def test_another_embedder_than_the_trainings_is_named(bundle):
+    other = PreferenceRewardModel.from_pretrained(
+        bundle, embedding={"name": "hashing", "width": 64}
+    )
+    with pytest.raises(ValueError, match=r"vectors of width 64, but .* made with width 32"):
+        other.predict(*QUESTIONS[0], GROUPS[0])
 
 
 # The command

@@ -192,7 +192,9 @@ def _in_order(values: object, options: Sequence[str]) -> list[object] | None:
     """Values in the order of the options, from a list or from names."""
     if isinstance(values, Mapping):
         order = _permutation(list(values), options)
-        return order and [value for _, value in sorted(zip(order, values.values(), strict=True))]
+        if order is None:
+            return None
+        return [value for _, value in sorted(zip(order, values.values(), strict=True))]
     return values if isinstance(values, list) and len(values) == len(options) else None
 
 

@@ -3,14 +3,14 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
 class Cache(Generic[Key, Value]):
-    """Values by key; several threads may ask at once.
+    """Values by key; several threads may ask at once. A copy of it, or a pickle, starts empty.
 
     Parameters
     ----------
@@ -29,6 +29,9 @@ class Cache(Generic[Key, Value]):
         self._lock = threading.Lock()
         self.hits = 0
         self.misses = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._size,)
 
     def get(
         self, keys: Sequence[Key], compute: Callable[[list[Key]], Sequence[Value]]

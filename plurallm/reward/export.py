@@ -75,7 +75,8 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
 def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]:
     """Take the context of the groups that are named, and of no other.
 
-    It is the context that the run's evaluation uses: seen questions, drawn by the run's seed.
+    Of the run's survey it is the context that evaluation uses: seen questions, drawn by the run's
+    seed. A file of its own was given to be released: context is drawn from all of it.
 
     Parameters
     ----------
@@ -102,13 +103,15 @@ def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]
     wanted = export.context_questions or config.evaluation.context_questions
     contexts = {}
     for group, task in tasks.items():
-        if len(task.seen) < wanted:
+        own = task.seen if export.survey is None else task.seen.join(task.unseen)
+        if len(own) < wanted:
+            kind = "seen" if export.survey is None else "answered"
             raise ValueError(
-                f"group {group!r} has {len(task.seen)} seen questions, fewer than the {wanted} "
+                f"group {group!r} has {len(own)} {kind} questions, fewer than the {wanted} "
                 "of a context: lower context_questions"
             )
         draws = generator(config.seed, "evaluation", group, 0)
-        context, _ = split_context(task.seen, wanted, draws)
+        context, _ = split_context(own, wanted, draws)
         contexts[group] = survey_context(survey, group, context.question_Q.tolist())
     return contexts
 
@@ -126,6 +129,9 @@ def _provenance(
         "weights": export.weights,
         "round": round_number,
         "seed": config["seed"],
+        "license": export.license,
+        "data": config["data"]["source"],
+        "strategy": config["strategy"]["name"],
         "loss": config["training"]["loss"],
         "distance": config["data"].get("distance", "jensen_shannon"),
     }
@@ -136,5 +142,6 @@ def _provenance(
     summary = run / "summary.json"
     if summary.is_file():
         whole = json.loads(summary.read_text(encoding="utf-8"))
-        facts |= {key: whole[key] for key in ("train_groups", "held_out_groups", "versions")}
+        keys = ("train_groups", "held_out_groups", "privacy", "versions")
+        facts |= {key: whole[key] for key in keys}
     return facts

@@ -1,21 +1,20 @@
 """The trained predictor as a reward model: a self-contained bundle that predicts."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from plurallm.config import EmbeddingConfig, ModelConfig
-from plurallm.config.types import VARIANTS
 from plurallm.embedding import Pair, question_pairs
 from plurallm.model import PreferenceTransformer
+from plurallm.reward.bundle import check_keys, check_place, embedding_config, model_config, reading
 from plurallm.reward.card import model_card
-from plurallm.reward.context import Context, Group, context_from_json
+from plurallm.reward.context import Context, Group, context_from_json, context_to_json
 from plurallm.reward.forecast import Forecast, Query, make_forecast
 from plurallm.reward.readout import Readout
 from plurallm.survey import Question
@@ -25,7 +24,6 @@ class PreferenceRewardModel(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="plurallm",
-    license="mit",
     tags=["reward-model", "preference", "plurallm"],
 ):
     """A trained preference transformer with its embedder and the contexts of groups.
@@ -47,7 +45,13 @@ class PreferenceRewardModel(
     contexts : mapping of str to list, optional
         Answered questions of the groups that agreed to release them, as JSON holds them.
     provenance : mapping, optional
-        Where the weights come from and how they scored; it goes into the model card.
+        Where the weights come from, how they scored and under which licence; it goes into the
+        model card.
+
+    Attributes
+    ----------
+    contexts : dict of str to Context
+        What ``save_pretrained`` will write: add a group's context, or delete it.
 
     Raises
     ------
@@ -66,16 +70,17 @@ class PreferenceRewardModel(
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.embedding = _embedding_config(embedding)
+        self.sizes = model_config(model)
+        self.embedding = embedding_config(embedding)
         self.embedding_width = embedding_width
         self.contexts = {
             group: context_from_json(answers) for group, answers in (contexts or {}).items()
         }
         self.provenance = provenance or {}
-        sizes = _typed(ModelConfig, model, "model")
+        self.precision = precision
         if precision not in ("float32", "float64"):
             raise ValueError(f"precision must be float32 or float64, but is {precision!r}")
-        network = PreferenceTransformer(embedding_width, sizes, seed=0)
+        network = PreferenceTransformer(embedding_width, self.sizes, seed=0)
         self.network = network.to(getattr(torch, precision))
         self._readout = Readout(self.network, self.embedding, self.pairs_of, self.context_of)
 
@@ -155,8 +160,8 @@ class PreferenceRewardModel(
             [query.group for query in distinct],
         )
         forecasts = {
-            query: make_forecast(mean_O, self._readout.dispersion_of(query.group))
-            for query, mean_O in zip(distinct, means, strict=True)
+            query: make_forecast(mean_O, dispersion)
+            for query, (mean_O, dispersion) in zip(distinct, means, strict=True)
         }
         return [forecasts[query] for query in queries]
 
@@ -179,7 +184,7 @@ class PreferenceRewardModel(
             Any real numbers.
         """
         means = self._readout.means([[pair] for pair in pairs], groups)
-        return [mean_P.item() for mean_P in means]
+        return [mean_P.item() for mean_P, _ in means]
 
     @property
     def texts_embedded(self) -> tuple[int, int]:
@@ -198,6 +203,20 @@ class PreferenceRewardModel(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the model card: what the bundle holds, where it comes from, how it scored."""
         return ModelCard(model_card(self._hub_mixin_info.model_card_data, self))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        # The mixin would write what the model was made with, whose contexts may be withdrawn now.
+        config = {
+            "model": asdict(self.sizes),
+            "embedding": asdict(self.embedding),
+            "embedding_width": self.embedding_width,
+            "precision": self.precision,
+            "contexts": {group: context_to_json(own) for group, own in self.contexts.items()},
+            "provenance": self.provenance,
+        }
+        text = json.dumps(config, sort_keys=True, indent=2)
+        (save_directory / "config.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -219,43 +238,22 @@ class PreferenceRewardModel(
 
         Raises
         ------
-        FileNotFoundError
-            When a path is no folder.
+        OSError
+            Naming the bundle, when a file is missing, or the hub out of reach.
         ValueError
-            When it is not a reward bundle.
+            Naming it, when it is not a reward bundle or damaged.
         """
+        check_place(pretrained_model_name_or_path)
         name = str(pretrained_model_name_or_path)
-        is_path = isinstance(pretrained_model_name_or_path, Path) or name.startswith(("/", "."))
-        if (is_path or name.count("/") > 1) and not Path(name).is_dir():
-            raise FileNotFoundError(f"{name}: there is no such folder with a reward bundle")
-        model: Self = super().from_pretrained(name, **kwargs)
+        with reading(name):
+            model: Self = super().from_pretrained(name, **kwargs)
         return model
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, strict: bool = True, **kwargs: Any) -> Any:
-        missing = {"model", "embedding", "embedding_width"} - set(kwargs)
-        if missing:
-            raise ValueError(
-                f"{model_id} is not a reward bundle: its config.json lacks {', '.join(missing)}"
-            )
+        check_keys(kwargs)
         return super()._from_pretrained(model_id=model_id, strict=strict, **kwargs)
 
     @classmethod
     def _load_as_pickle(cls, model: Any, model_file: str, *_: Any) -> Any:
         raise ValueError(f"{model_file}: weights must be in model.safetensors")
-
-
-def _typed(schema: type, values: Mapping[str, Any], name: str) -> Any:
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{name} of the bundle: {str(error).splitlines()[0]}") from error
-
-
-def _embedding_config(values: Mapping[str, Any]) -> EmbeddingConfig:
-    variants = VARIANTS["embedding"][1]
-    if values.get("name") not in variants:
-        raise ValueError(f"the bundle needs the embedder {values.get('name')!r}, not known here")
-    config = _typed(variants[values["name"]], values, "embedding")
-    assert isinstance(config, EmbeddingConfig)
-    return config

@@ -6,6 +6,7 @@ Dimension letters: ``R`` distinct texts, ``D`` embedding width, ``W`` model widt
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,16 +53,24 @@ class Readout:
         self._pairs_of = pairs_of
         self._context_of = context_of
         self.tokens: Cache[Pair, Tensor] = Cache(_TEXTS_KEPT)
-        self._encoded: Cache[Group, Encoded] = Cache(_CONTEXTS_KEPT)
+        # Contexts that come and go, and those of the bundle's groups, which must not make room.
+        self._encoded: Cache[Context, Encoded] = Cache(_CONTEXTS_KEPT)
+        self._released: dict[str, tuple[Context, Encoded]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_released": {}}
 
     def clear(self) -> None:
         """Forget all that was computed."""
         self.tokens.clear()
         self._encoded.clear()
+        self._released.clear()
 
     @torch.inference_mode()
-    def means(self, pairs: Sequence[Sequence[Pair]], groups: Sequence[Group]) -> list[Tensor]:
-        """Unnormalised means of texts.
+    def means(
+        self, pairs: Sequence[Sequence[Pair]], groups: Sequence[Group]
+    ) -> list[tuple[Tensor, float | None]]:
+        """Unnormalised means of texts, and the dispersion of the group's context.
 
         Parameters
         ----------
@@ -72,8 +81,9 @@ class Readout:
 
         Returns
         -------
-        list of Tensor of shape (P,), float64, on the CPU
-            One mean for each text.
+        list of (Tensor of shape (P,), float)
+            For each entry: one mean for each text, float64, on the CPU; and ``c`` of
+            ``plurallm.reward.dispersion``, None for a context of a single question.
         """
         if not pairs:
             return []
@@ -90,20 +100,21 @@ class Readout:
         widest = max(map(len, rows))
         row_GP = torch.tensor([own + [0] * (widest - len(own)) for own in rows])
         token_GPW = token_RW[row_GP.to(token_RW.device)]
-        memory, mask_GC = _stack([self._encode(group)[0] for group in number_of])
+        encoded = [self._encode(group) for group in number_of]
+        memory, mask_GC = _stack([memory for memory, _ in encoded])
         mean_GP = self._network.decode(token_GPW, memory, mask_GC)[..., 0].double().cpu()
-        return [mean_GP[number, points] for number, points in places]
-
-    def dispersion_of(self, group: Group) -> float | None:
-        """``c`` of a group's context; None for a context of a single question."""
-        return self._encode(group)[1]
+        return [(mean_GP[number, points], encoded[number][1]) for number, points in places]
 
     def _encode(self, group: Group) -> Encoded:
-        return self._encoded.get([group], lambda groups: [self._encode_anew(groups[0])])[0]
-
-    @torch.inference_mode()
-    def _encode_anew(self, group: Group) -> Encoded:
         context = self._context_of(group)
+        if isinstance(group, str):
+            known = self._released.get(group)
+            if known is None or known[0] != context:  # the name may have another context by now
+                known = self._released[group] = (context, self._encode_anew(context))
+            return known[1]
+        return self._encoded.get([context], lambda new: [self._encode_anew(new[0])])[0]
+
+    def _encode_anew(self, context: Context) -> Encoded:
         x_CW = self._embed(
             [pair for a in context for pair in self._pairs_of(a.question, a.options)]
         )
@@ -124,6 +135,12 @@ class Readout:
         """First layer (R, W) of the texts' embeddings."""
         device = self._network.first.weight.device
         x_RD = torch.from_numpy(embed_pairs(pairs, self._embedding, str(device)))
+        width = self._network.first.in_features - 1  # beside them stands a share
+        if x_RD.shape[1] != width:
+            raise ValueError(
+                f"embedding={self._embedding.name} gives vectors of width {x_RD.shape[1]}, but the "
+                f"bundle was made with width {width}: it needs the embedder of the training"
+            )
         return self._network.embed(x_RD.to(device))
 
 
