@@ -26,6 +26,7 @@ class ExportConfig:
     context_questions: int | None
     survey: str | None
     layout: str
+    license: str | None
 
     def __post_init__(self) -> None:
         require(self.weights in ("last", "best"), "weights", self.weights, "'last' or 'best'")

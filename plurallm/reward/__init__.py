@@ -1,12 +1,5 @@
 """The trained predictor as a reward model that RLHF tools can call."""
 
-try:
-    import huggingface_hub  # noqa: F401
-except ImportError as error:  # pragma: no cover
-    raise ImportError(
-        "the reward model needs huggingface_hub: pip install 'plurallm[reward]'"
-    ) from error
-
 from plurallm.reward.context import AnsweredQuestion, Context, read_context, survey_context
 from plurallm.reward.forecast import Forecast, Query
 from plurallm.reward.model import PreferenceRewardModel

@@ -1,8 +1,11 @@
 """The model card of a bundle."""
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
     from plurallm.reward.model import PreferenceRewardModel
 
 DISTANCES = {"jensen_shannon": "Jensen-Shannon (base 2)", "wasserstein": "Wasserstein"}
@@ -15,13 +18,13 @@ CELLS = {
 }
 
 
-def model_card(data: Any, model: "PreferenceRewardModel") -> str:
+def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
     """Write the card of a reward model.
 
     Parameters
     ----------
     data : ModelCardData
-        Its metadata block.
+        Its metadata block, to which the licence is added.
     model : PreferenceRewardModel
         What is described.
 
@@ -32,11 +35,17 @@ def model_card(data: Any, model: "PreferenceRewardModel") -> str:
     """
     facts = model.provenance
     scores = "\n".join(_score_row(name, cell) for name, cell in facts.get("cells", {}).items())
+    metadata = copy(data)
+    metadata.license = facts.get("license")
     released = "\n".join(
         f"- {group}: {len(context)} answered questions" for group, context in model.contexts.items()
     )
     return _CARD.format(
-        data=data.to_yaml(),
+        metadata=metadata.to_yaml(),
+        license=facts.get("license") or "none was chosen",
+        data=facts.get("data", "not recorded"),
+        strategy=facts.get("strategy", "not recorded"),
+        privacy=_protection(facts.get("privacy")),
         embedder=", ".join(f"{key} {value}" for key, value in vars(model.embedding).items()),
         width=model.embedding_width,
         weights=sum(weight.numel() for weight in model.parameters()),
@@ -54,6 +63,15 @@ def model_card(data: Any, model: "PreferenceRewardModel") -> str:
     )
 
 
+def _protection(privacy: dict[str, Any] | None) -> str:
+    if privacy is None:
+        return "no differential privacy"
+    return (
+        f"differential privacy of {privacy['protects']}, epsilon {privacy['epsilon']:.4g} at "
+        f"delta {privacy['delta']:g}"
+    )
+
+
 def _score_row(name: str, cell: dict[str, float]) -> str:
     return (
         f"| {CELLS.get(name, name)} | {cell['alignment']:.3f} | {cell['worst']:.3f} "
@@ -62,16 +80,16 @@ def _score_row(name: str, cell: dict[str, float]) -> str:
 
 
 _CARD = """---
-{data}
+{metadata}
 ---
 
 # A preference reward model
 
 It predicts how a group of people answers a survey question, from about 20 questions that the group
 has answered before, and so rewards what a language model writes: an option, a distribution over
-the options, or a ranking. Trained with [PluralLLM](https://arxiv.org/abs/2503.09925)'s method, a
-[GPO](https://arxiv.org/abs/2310.11523) transformer averaged over groups, whose answers stay with
-them.
+the options, or a ranking. Trained with [PluralLLM](https://arxiv.org/abs/2503.09925)'s method: a
+[GPO](https://arxiv.org/abs/2310.11523) transformer, learnt federated, so that training moves
+weights and no answers between groups. Answers that groups released into this bundle stand below.
 
 ```python
 from plurallm.reward import PreferenceRewardModel, read_context
@@ -89,9 +107,12 @@ model.predict("Is the economy doing well?", ["Yes", "No"], context)
 
 {released}
 
+Licence: {license}. The terms of the survey bind released answers too.
+
 ## Where it comes from
 
 Weights: the {source} ones, after round {rounds}, loss `{loss}`, seed {seed}.
+Data: `{data}`. Strategy: `{strategy}`, {privacy}.
 Training groups: {trained}.
 Unseen groups: {held_out}. Versions: {versions}.
 
