@@ -77,7 +77,7 @@ def tiny_policy(prompts: Sequence[str]) -> tuple[LlamaForCausalLM, PreTrainedTok
 
 
 def train(bundle: Path, steps: int, questions: int, folder: Path) -> list[dict[str, float]]:
-    """Train; the log has ``reward/GROUP`` for every group and step."""
+    """Train; the log has ``reward/share/GROUP`` for every group and step."""
     model = PreferenceRewardModel.from_pretrained(bundle)
     rows = toy_rows(model, questions)
     policy, tokenizer = tiny_policy([row["prompt"] for row in rows])
@@ -180,13 +180,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = train(options.bundle, options.steps, options.questions, Path(folder))
     chance, best = limits(options.bundle, options.questions)
-    groups = [name.removeprefix("reward/") for name in log[-1] if name.startswith("reward/")]
-    groups = [group for group in groups if group != "parsed"]
+    logged = [name for name in log[-1] if name.startswith("reward/share/")]
     curves = {
-        group: smooth([line.get(f"reward/{group}", 0.0) for line in log], 10) for group in groups
+        name.removeprefix("reward/share/"): smooth([line.get(name, 0.0) for line in log], 10)
+        for name in logged
     }
     print(f"chance among the options {chance:.3f}, best option {best:.3f}")
-    parsed = smooth([line["reward/parsed"] for line in log], 10)
+    parsed = smooth([line["parsed/share"] for line in log], 10)
     for group, curve in [*curves.items(), ("parsed", parsed)]:
         print(f"{group}: {curve[0]:.3f} in the first step, {curve[-1]:.3f} over the last ten")
     if options.svg:

@@ -105,7 +105,7 @@ def test_openrlhfs_request_is_answered_in_its_shape(client, model):
     (score,) = Scorer(model).score([Item("[0.2, 0.5, 0.3]", QUESTION, tuple(OPTIONS), GROUPS[0])])
     assert reply["rewards"] == pytest.approx([score.reward], abs=1e-6)
     assert reply["scores"] == reply["rewards"]
-    assert reply["extra_logs"]["reward/Avaria"] == reply["rewards"]
+    assert reply["extra_logs"] == {"parsed": [1]}
 
 
 def test_empty_lists_are_answered(client):

@@ -40,7 +40,16 @@ def write_prompt(question: Question, group: str, measure: str) -> str:
     -------
     str
         The prompt.
+
+    Raises
+    ------
+    ValueError
+        For another measure.
     """
+    if measure not in TASKS:
+        raise ValueError(
+            f"a prompt asks for what a measure rewards: one of {', '.join(TASKS)}, not {measure!r}"
+        )
     options = "\n".join(
         f"{letter}. {option}"
         for letter, option in zip(string.ascii_uppercase, question.options, strict=False)
@@ -58,21 +67,37 @@ def prompt_rows(survey: Survey, groups: Sequence[str], measure: str) -> Iterator
     survey : Survey
         Its questions; answers are not needed.
     groups : sequence of str
-        Groups of the bundle.
+        Groups of the bundle, at least one.
     measure : str
         What the policy is rewarded for.
 
     Yields
     ------
     dict
-        ``prompt``; ``question``, ``options``, ``group``, which become columns for TRL; ``label``,
-        the same three as JSON, for OpenRLHF's ``label_key``.
+        ``prompt``; ``question``, ``options``, ``ordinal`` (None without ordinal values that differ)
+        and ``group``, which become columns for TRL; ``label``, the same four as JSON, for
+        OpenRLHF's ``label_key``.
+
+    Raises
+    ------
+    ValueError
+        Without groups, or for ``raw_mean``.
     """
+    if not groups:
+        raise ValueError(
+            "rows are made for groups, and there are none: a bundle holds those that plurallm "
+            "export released, or that were put into model.contexts"
+        )
     for question in survey.questions:
         if len(question.options) > len(string.ascii_uppercase):
             continue
         for group in groups:
-            facts = {"question": question.text, "options": list(question.options), "group": group}
+            facts = {
+                "question": question.text,
+                "options": list(question.options),
+                "ordinal": question.position and list(question.position),
+                "group": group,
+            }
             yield {
                 "prompt": write_prompt(question, group, measure),
                 **facts,

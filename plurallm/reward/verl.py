@@ -6,7 +6,7 @@
     custom_reward_function.reward_kwargs.measure=kendall
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,9 @@ def compute_score(
     extra_info: Mapping[str, Any] | None = None,
     *,
     bundle: str,
+    groups: Sequence[str] | None = None,
+    reward_router_address: str | None = None,
+    reward_model_tokenizer: Any = None,
     **settings: Any,
 ) -> dict[str, float]:
     """Reward one response.
@@ -36,13 +39,17 @@ def compute_score(
         Of the data row: ``question``, ``options``, and optionally ``group`` and ``ordinal``.
     bundle : str
         Folder or repository of the reward model; loaded once a process.
+    groups : sequence of str, optional
+        Of the ``Scorer``.
+    reward_router_address, reward_model_tokenizer : object
+        Not used; veRL's reward loops pass them.
     **settings
-        Of the ``Scorer``: ``measure``, ``over_groups``, ``alpha``, ``unparsable``.
+        Others of the ``Scorer``: ``measure``, ``over_groups``, ``alpha``, ``unparsable``.
 
     Returns
     -------
     dict of str to float
-        ``score``, ``parsed`` (0 or 1) and ``reward/GROUP`` for each group, which veRL logs.
+        ``score`` and ``parsed`` (0 or 1); veRL wants the same keys for every response.
 
     Raises
     ------
@@ -63,9 +70,9 @@ def compute_score(
         row.get("group") or None,
         None if ordinal is None else tuple(ordinal),
     )
-    (score,) = _scorer(bundle, **settings).score([item])
-    by_group = {f"reward/{name}": reward for name, reward in score.by_group.items()}
-    return {"score": score.reward, "parsed": float(score.parsed), **by_group}
+    scorer = _scorer(bundle, groups=None if groups is None else tuple(groups), **settings)
+    (score,) = scorer.score([item])
+    return {"score": score.reward, "parsed": float(score.parsed)}
 
 
 @lru_cache
