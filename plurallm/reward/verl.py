@@ -1,9 +1,9 @@
-"""veRL: ``custom_reward_function.path=.../plurallm/reward/verl.py``.
+"""veRL: ``reward.custom_reward_function.path=.../plurallm/reward/verl.py``.
 
-``custom_reward_function.reward_kwargs`` names the bundle and may set what a ``Scorer`` takes::
+``reward_kwargs`` names the bundle and may set what a ``Scorer`` takes::
 
-    custom_reward_function.reward_kwargs.bundle=/path/to/bundle
-    custom_reward_function.reward_kwargs.measure=kendall
+    +reward.custom_reward_function.reward_kwargs.bundle=/path/to/bundle
+    +reward.custom_reward_function.reward_kwargs.measure=kendall
 """
 
 from collections.abc import Mapping, Sequence
