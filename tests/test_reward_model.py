@@ -359,6 +359,11 @@ def test_the_card_says_what_is_in_it(run, bundle, tmp_path):
     assert "library_name: plurallm" in card
     assert "\nlicense:" not in card
     assert "Data: `synthetic`. Strategy: `fedavg`, no differential privacy." in card
+    private = PreferenceRewardModel.from_pretrained(bundle)
+    private.provenance["privacy"] = {"protects": "respondents", "epsilon": 4.0, "delta": 1e-6}
+    private.save_pretrained(tmp_path / "private")
+    protected = "differential privacy of respondents, epsilon 4 at delta 1e-06"
+    assert protected in (tmp_path / "private" / "README.md").read_text()
     licensed = export_tiny(run, tmp_path / "licensed", "license=cc-by-nc-sa-4.0")
     assert "\nlicense: cc-by-nc-sa-4.0\n" in (licensed / "README.md").read_text()
     for text in ("name hashing, width 32", "- Avaria: 10 answered questions", "cross_entropy"):

@@ -45,7 +45,7 @@ def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
         license=facts.get("license") or "none was chosen",
         data=facts.get("data", "not recorded"),
         strategy=facts.get("strategy", "not recorded"),
-        privacy=_protection(facts.get("privacy")),
+        privacy=_protection(facts),
         embedder=", ".join(f"{key} {value}" for key, value in vars(model.embedding).items()),
         width=model.embedding_width,
         weights=sum(weight.numel() for weight in model.parameters()),
@@ -63,7 +63,10 @@ def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
     )
 
 
-def _protection(privacy: dict[str, Any] | None) -> str:
+def _protection(facts: dict[str, Any]) -> str:
+    if "privacy" not in facts:
+        return "differential privacy not recorded"
+    privacy = facts["privacy"]
     if privacy is None:
         return "no differential privacy"
     return (

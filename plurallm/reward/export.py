@@ -143,5 +143,5 @@ def _provenance(
     if summary.is_file():
         whole = json.loads(summary.read_text(encoding="utf-8"))
         keys = ("train_groups", "held_out_groups", "privacy", "versions")
-        facts |= {key: whole[key] for key in keys}
+        facts |= {key: whole[key] for key in keys if key in whole}
     return facts
