@@ -111,7 +111,7 @@ def evaluate(message: Message, context: Context) -> Message:
     reply = _reply(message, asked, {"metrics": _score_record(scores, local.config)})
     if isinstance(local.config.personal, DittoPersonal):
         models = local.personal_models(str(message.content["config"]["run"]))
-        own = _personal_scores(local, asked, models, round_number)
+        own = _personal_scores(local, asked, models, record, round_number)
         if own:
             reply.content["personal"] = _score_record(list(own.values()), local.config)
             reply.content.config_records["config"]["personal-groups"] = list(own)
@@ -170,14 +170,20 @@ def _received_distances(
 
 
 def _personal_scores(
-    local: LocalData, asked: list[str], models: PersonalModels, round_number: int
+    local: LocalData,
+    asked: list[str],
+    models: PersonalModels,
+    record: ArrayRecord,
+    round_number: int,
 ) -> dict[str, GroupScore]:
-    """Scores of the asked training groups' own models."""
+    """Scores of the asked training groups' own models; of the received one before they train."""
     scores = {}
     for group in asked:
         if group in local.roles.train:
             own = models.load(group, round_number)
-            if own is not None:
+            if own is None:
+                local.receive(record)
+            else:
                 local.model.load_state_dict(own)
             scores[group] = local.score(group, model_predictor(local.model, local.table_RD))
     return scores

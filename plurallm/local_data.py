@@ -40,7 +40,7 @@ from plurallm.privacy import protect_survey
 from plurallm.records import read_array
 from plurallm.roles import Roles, assign_roles, count_seen, groups_of_node
 from plurallm.survey import Survey
-from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
+from plurallm.tasks import GroupTask, group_tasks, scorable, survey_table, whole_survey
 
 
 @dataclass
@@ -132,8 +132,9 @@ def local_data(context: Context) -> LocalData:
         check_overrides(split_overrides(overrides), settings)
         run = _config(overrides)
         config = own_config(run, settings)
-        survey = own_survey(config, settings)
-        return _lay_out(survey, own_roles(survey, config, settings), config, config_digest(run))
+        whole = own_survey(config, settings)
+        roles = own_roles(scorable(whole, config.data), config, settings)
+        return _lay_out(whole, roles, config, config_digest(run))
     config = _config(overrides)
     version = 0
     path = config.data.path if isinstance(config.data, FileData) else None
@@ -152,12 +153,13 @@ def _config(overrides: str) -> Config:
 def _load(overrides: str, version: int) -> LocalData:
     """`version` tells a survey file that was changed under its name."""
     config = _config(overrides)
-    survey = load_survey(config.data)
-    roles = assign_roles(count_seen(survey, config), config)
-    return _lay_out(survey, roles, config, config_digest(config))
+    whole = whole_survey(config.data)
+    roles = assign_roles(count_seen(scorable(whole, config.data), config), config)
+    return _lay_out(whole, roles, config, config_digest(config))
 
 
-def _lay_out(survey: Survey, roles: Roles, config: Config, digest: str) -> LocalData:
+def _lay_out(whole: Survey, roles: Roles, config: Config, digest: str) -> LocalData:
+    survey = scorable(whole, config.data)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     table_RD = survey_table(survey, config).to(choose_device(config.device))
@@ -165,8 +167,9 @@ def _lay_out(survey: Survey, roles: Roles, config: Config, digest: str) -> Local
     scored = tasks = group_tasks(survey, roles.groups, config)
     if isinstance(config.privacy, RespondentPrivacy):
         folder = state_directory(config) / "respondent"
-        noised = protect_survey(survey, roles.groups, config.privacy, folder)
-        tasks = group_tasks(noised, roles.groups, config)
+        # Of all questions, whatever a run scores: another choice would be another release.
+        noised = protect_survey(whole, roles.groups, config.privacy, folder)
+        tasks = group_tasks(scorable(noised, config.data), roles.groups, config)
         scored = scored if config.privacy.true_scores else tasks
     return LocalData(
         config,

@@ -4,6 +4,7 @@ A personal model never leaves its node. It lies there on disk, round by round, b
 process may live for one message only and a resumed run must find the version of its checkpoint.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,11 @@ class PersonalModels:
                 self._file(group, number).unlink(missing_ok=True)
 
     def _file(self, group: str, round_number: int) -> Path:
-        return self._folder / quote(group, safe=" ()") / f"round-{round_number:06d}.safetensors"
+        # A quoted name can be longer than a file's may be: then a digest stands in its place.
+        name = quote(group, safe=" ()")
+        if len(name) > 200:
+            name = hashlib.sha256(group.encode()).hexdigest()
+        return self._folder / name / f"round-{round_number:06d}.safetensors"
 
     def _rounds(self, group: str) -> list[int]:
         files = self._file(group, 0).parent.glob("round-*.safetensors")

@@ -19,7 +19,14 @@ from plurallm.config import (
 from plurallm.evaluation import summarize
 from plurallm.records import read_array
 from plurallm.roles import Roles, assign_roles, count_seen
-from plurallm.strategy import Attendance, GroupFedAvg, RoundReport, describe, is_deployment
+from plurallm.strategy import (
+    Aggregator,
+    Attendance,
+    GroupFedAvg,
+    RoundReport,
+    describe,
+    is_deployment,
+)
 from plurallm.tasks import group_tasks, load_survey, survey_table
 from plurallm.tracking import RunFolder, Trackers, versions
 
@@ -203,7 +210,7 @@ class Recorder:
                 "server": "cpu",
             },
             "threads": sorted({node.threads for node in nodes}),
-            "privacy": _privacy(self._config, last),
+            "privacy": _privacy(self._config, self._strategy.aggregator),
             "bytes_down": self._totals["bytes_down"],
             "bytes_up": self._totals["bytes_up"],
             "seconds": {
@@ -216,11 +223,11 @@ class Recorder:
         }
 
 
-def _privacy(config: Config, last: Mapping[str, Any]) -> dict[str, Any] | None:
+def _privacy(config: Config, aggregator: Aggregator) -> dict[str, Any] | None:
     """Whom the run protected, and how well."""
     privacy = config.privacy
     if isinstance(privacy, CentralPrivacy):
-        epsilon = last["strategy"]["epsilon"]
+        epsilon = aggregator.report()["epsilon"]
         return {"protects": "groups", "epsilon": epsilon, "delta": privacy.delta}
     if isinstance(privacy, RespondentPrivacy):
         epsilon, delta = privacy.epsilon, privacy.delta

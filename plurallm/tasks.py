@@ -53,9 +53,7 @@ class GroupTask:
 
 
 def load_survey(config: DataConfig) -> Survey:
-    """Read or generate the survey that the configuration names.
-
-    With the Wasserstein distance, questions without ordinal values that differ are left out.
+    """Read or generate the survey that the configuration names, as far as it can be scored.
 
     Raises
     ------
@@ -63,6 +61,28 @@ def load_survey(config: DataConfig) -> Survey:
         Naming file, row and reason; or that there is no file and none could be downloaded.
     ConfigError
         When no question can be scored by the distance.
+    """
+    return scorable(whole_survey(config), config)
+
+
+def scorable(survey: Survey, config: DataConfig) -> Survey:
+    """Leave out what the configured distance cannot score: Wasserstein needs ordinal values.
+
+    Raises
+    ------
+    ConfigError
+        When no question is left.
+    """
+    return _drop_without_scale(survey) if config.distance == "wasserstein" else survey
+
+
+def whole_survey(config: DataConfig) -> Survey:
+    """Read or generate the survey that the configuration names, with all its questions.
+
+    Raises
+    ------
+    SurveyError
+        Naming file, row and reason; or that there is no file and none could be downloaded.
     """
     if config.source == "nodes":
         raise ConfigError(
@@ -79,7 +99,7 @@ def load_survey(config: DataConfig) -> Survey:
         survey = read_survey(path, config.source)
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         survey = with_ordinals(survey, Path(config.ordinals))
-    return _drop_without_scale(survey) if config.distance == "wasserstein" else survey
+    return survey
 
 
 def plan_nodes(config: Config) -> int:

@@ -315,6 +315,12 @@ def test_an_arm_that_changes_who_takes_part_is_refused(tmp_path: Path) -> None:
         run_comparison([*SMALL, arms], tmp_path / "refused")
 
 
+def test_privacy_of_respondents_needs_true_scores_beside_other_arms(tmp_path: Path) -> None:
+    arms = 'compare.arms=[uniform,"privacy=respondent"]'
+    with pytest.raises(ConfigError, match=r"privacy=respondent'.*privacy.true_scores=true"):
+        run_comparison([*SMALL, arms], tmp_path / "refused")
+
+
 def test_the_published_arm_stays_as_published() -> None:
     given = ["training.learning_rate=1e-2", "strategy=fedadam", "training.steps_per_round=9"]
     config = load_config(given, None)

@@ -668,6 +668,8 @@ def test_the_run_may_ask_for_noise_but_not_weaken_it(nodes, tmp_path):
 
     assert local("privacy=respondent", "privacy.epsilon=9").config.privacy.epsilon == 9
     assert local("privacy=respondent", "privacy.epsilon=9", epsilon="2").config.privacy.epsilon == 2
+    with pytest.raises(RefusalError, match=r"promises epsilon 1 at delta 1e-06, but .* for 2 at"):
+        local("privacy=respondent", "privacy.epsilon=1", epsilon="2")
     assert local(epsilon=0.5).config.privacy.epsilon == 0.5
     for weaker in ("questions_per_respondent=1", "respondents=9", "true_scores=true"):
         with pytest.raises(RefusalError, match="is not among the keys"):
@@ -677,6 +679,33 @@ def test_the_run_may_ask_for_noise_but_not_weaken_it(nodes, tmp_path):
             local(refused)
     with pytest.raises(ConfigError, match=r"privacy.epsilon must be"):
         local(epsilon="-1")
+
+
+def test_answers_are_noised_once_whichever_questions_a_run_scores(write_survey, tmp_path):
+    rows = [
+        {
+            "question_id": f"q{number}",
+            "question": question_text(number),
+            "options": ["no", "perhaps", "yes"],
+            "group": "North",
+            "counts": [30, 20, 10],
+            "ordinal": [1, 2, 3] if number % 3 else "",
+        }
+        for number in range(QUESTIONS)
+    ]
+    state = tmp_path / "state"
+    node = {"survey": str(write_survey(rows)), "groups": "North", "epsilon": "16"}
+    node |= {"cache-dir": str(tmp_path / "c"), "state-dir": str(state)}
+    shares = []
+    for distance in ("jensen_shannon", "wasserstein"):
+        run_config = {"overrides": shlex.join([*RUN, f"data.distance={distance}"])}
+        local = local_data(Context(1, 1, node, RecordDict(), run_config))
+        seen = local.tasks["North"].seen
+        shares.append(dict(zip(seen.question_Q.tolist(), seen.share_QO.tolist(), strict=True)))
+    everything, with_scale = shares
+    assert 0 < len(with_scale) < len(everything)
+    files = len(list((state / "respondent").glob("*.safetensors")))
+    assert files == 1
 
 
 def test_personal_models_stay_in_the_nodes_folder(deploy, nodes, tmp_path):

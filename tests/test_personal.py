@@ -59,6 +59,14 @@ def test_a_run_name_that_is_no_name_is_refused(run):
         local.personal_models(run)
 
 
+def test_a_group_with_a_very_long_name_has_a_folder_too(tmp_path):
+    models = PersonalModels(tmp_path, 10)
+    names = ["\u56fd" * 100, "\u56fd" * 99 + "\u5bb6"]
+    for number, name in enumerate(names):
+        models.save(name, 1, {"w": torch.tensor([float(number)])})
+    assert [models.load(name, 1)["w"].item() for name in names] == [0.0, 1.0]
+
+
 @pytest.fixture
 def local(tmp_path):
     overrides = [*TINY, "personal=ditto", "precision=float64", f"cache_dir={tmp_path}"]

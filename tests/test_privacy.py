@@ -171,6 +171,16 @@ def test_a_private_run_prints_epsilon_each_round_and_no_two_are_equal(tmp_path, 
     assert "Privacy of groups: epsilon 6.999 at delta 0.001." in capsys.readouterr().out
 
 
+def test_a_private_run_whose_last_round_failed_tells_its_epsilon(tmp_path):
+    from test_strategy_runs import DiesInRound
+
+    folder = tmp_path / "failed"
+    overrides = [*RUN, *CENTRAL, "federation.failed_rounds=1", f"output_dir={folder}"]
+    run_in_process([*overrides, f"cache_dir={tmp_path}"], client_app=DiesInRound(3))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["privacy"]["epsilon"] == central_epsilon(2, central())
+
+
 def test_rounds_that_a_resumed_run_repeats_are_counted_twice(tmp_path):
     from test_strategy_runs import DiesInRound
 

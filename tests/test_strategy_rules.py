@@ -122,6 +122,11 @@ def test_adaptive_equals_numbers_worked_by_hand_and_fires():
     assert one_round(rule, 0.0, updates) == pytest.approx(3 * math.e / (1 + math.e))
     assert rule.report()["adapts"] is True
     assert rule.numbers["history"] == pytest.approx({"a": 0.7, "b": 0.8})
+    # A worse group that is no longer there does not keep the others apart.
+    left = aggregator("strategy=adaptive", "strategy.least_gap=0.1")
+    one_round(left, 0.0, {"a": (3, 1, 0.2), "b": (0, 2, 0.2), "c": (0, 1, 0.6)})
+    one_round(left, 0.0, {"a": (3, 1, 0.2), "b": (0, 2, 0.2)})
+    assert left.report()["adapts"] is False
     wide = aggregator("strategy=adaptive", "strategy.least_gap=0.2")
     for _ in range(2):
         assert one_round(wide, 0.0, {"a": (3, 1, 0.4), "b": (0, 2, 0.3)}) == pytest.approx(1.0)
@@ -354,6 +359,8 @@ def test_flowers_own_class_gives_the_same_on_one_reply_for_each_group(name):
         (["strategy=multikrum", "federation.fraction=0.5"], 8, "raise federation.fraction"),
         (["strategy=multikrum", "strategy.keep=8"], 8, "strategy.keep=8 would keep attackers"),
         (["strategy=trimmed_mean", "strategy.trim=0.1"], 8, "strategy.trim=0.1 leaves out nobody"),
+        (["strategy=trimmed_mean"], 3, "give at least 0.334, below 0.5, or take strategy=median"),
+        (["strategy=trimmed_mean"], 2, "asks 2 groups; take strategy=median"),
         (["attack=scaled", "attack.groups=[z]"], 8, "'z', which is no training group"),
         (["privacy=central"], 8, "needs strategy.weighting=uniform"),
         *(

@@ -130,6 +130,20 @@ def test_personal_scores_stand_beside_the_global_ones(tmp_path):
     }
 
 
+def test_before_a_group_has_trained_its_personal_score_is_the_global_one(tmp_path):
+    few = ["personal=ditto", "federation.fraction=0.4", "federation.rounds=2"]
+    apart = lines(run(tmp_path, "apart", *few, "federation.nodes=7"))
+    together = lines(run(tmp_path, "together", *few, "federation.nodes=1"))
+    assert apart == together
+    trained = {group for line in apart for group in line["groups_trained"]}
+    last = apart[-1]
+    waiting = set(last["personal_groups"]) - trained
+    assert waiting
+    for group in last["personal_groups"]:
+        same = last["personal_groups"][group] == last["groups"][group]
+        assert same == (group in waiting)
+
+
 def test_personal_models_at_mu_zero_are_local_training_alone(tmp_path):
     name = "Avaria"
     alone = [f"data.train_groups=[{name}]", "data.groups=null", "data.held_out_groups=[]"]

@@ -26,6 +26,7 @@ from plurallm.compare.jobs import Job, run_job, use_one_thread
 from plurallm.config import (
     Config,
     ConfigError,
+    RespondentPrivacy,
     WandbTracking,
     cache_directory,
     changed_on_resume,
@@ -201,6 +202,12 @@ def _check_arm(job: Job) -> Roles:
         config = load_config(job.run_overrides, None)
     except ConfigError as error:
         raise ConfigError(f"arm {job.arm.name!r}: {error}") from error
+    privacy = config.privacy
+    if isinstance(privacy, RespondentPrivacy) and not privacy.true_scores:
+        raise ConfigError(
+            f"arm {job.arm.name!r}: with privacy=respondent a comparison needs "
+            "privacy.true_scores=true, because the other arms are scored against true answers"
+        )
     survey = load_survey(config.data)
     survey_table(survey, config)
     return assign_roles(count_seen(survey, config), config)

@@ -21,7 +21,7 @@ from plurallm.config.compare import flatten
 from plurallm.node.settings import NodeSettings
 from plurallm.roles import Roles, count_seen, questions_needed
 from plurallm.survey import Survey, SurveyError
-from plurallm.tasks import load_survey
+from plurallm.tasks import whole_survey
 
 ALLOWED = (
     *("seed", "precision", "threads", "experiment"),
@@ -106,8 +106,8 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     Raises
     ------
     RefusalError
-        When the run brings a survey of its own, an embedder that the node does not allow, or a
-        number beyond ``LARGEST``.
+        When the run brings a survey of its own, an embedder that the node does not allow, a
+        number beyond ``LARGEST``, or a promise of more privacy than the node gives.
     """
     if run.data.source != "nodes":
         raise RefusalError(
@@ -119,6 +119,7 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
             f"the node refuses embedding {run.embedding.name}: only its data holder can allow it"
         )
     _check_sizes(run, settings)
+    _check_promise(run, settings)
     fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
     fields |= {"source": settings.layout, "path": str(settings.survey)}
     if settings.layout == "opinionqa":
@@ -150,6 +151,19 @@ def _check_sizes(run: Config, settings: NodeSettings) -> None:
             )
 
 
+def _check_promise(run: Config, settings: NodeSettings) -> None:
+    """A run's report must not promise people more than the node keeps."""
+    promised = run.privacy
+    if settings.epsilon is None or not isinstance(promised, RespondentPrivacy):
+        return
+    if promised.epsilon < settings.epsilon or promised.delta < RESPONDENT_DELTA:
+        raise RefusalError(
+            f"the run promises epsilon {promised.epsilon:g} at delta {promised.delta:g}, but the "
+            f"node's answers are noised for {settings.epsilon:g} at {RESPONDENT_DELTA:g}, once and "
+            "for all: set privacy.epsilon and privacy.delta no lower"
+        )
+
+
 def _pinned(epsilon: float) -> RespondentPrivacy:
     """Privacy that the data holder demands: over all questions, from counts, scores included."""
     return RespondentPrivacy(
@@ -163,7 +177,7 @@ def _pinned(epsilon: float) -> RespondentPrivacy:
 
 
 def own_survey(config: Config, settings: NodeSettings) -> Survey:
-    """Read the node's groups, and no other, from its survey file.
+    """Read the node's groups, and no other, from its survey file, with all their questions.
 
     Parameters
     ----------
@@ -182,7 +196,7 @@ def own_survey(config: Config, settings: NodeSettings) -> Survey:
     SurveyError
         Naming file, row and reason, or the group that the file does not have.
     """
-    survey = load_survey(config.data)
+    survey = whole_survey(config.data)
     for group in settings.groups:
         if group not in survey.answers:
             raise SurveyError(

@@ -68,7 +68,8 @@ class PrivacyLedger:
         if budget is not None and epsilon > budget:
             raise PrivacyBudgetError(
                 f"the next model would bring epsilon to {epsilon:.4g}, above privacy.max_epsilon="
-                f"{budget:g} (delta {delta:g}); the last one is in the run's checkpoint"
+                f"{budget:g} (delta {delta:g}); the run's newest checkpoint has the last one, or "
+                "one of up to federation.checkpoint_every rounds before"
             )
         part = self._path.with_name(self._path.name + ".part")
         part.write_text(

@@ -5,10 +5,11 @@ after the other. A strategy then only says what a group weighs (``weigh``) and h
 model goes towards the mean (``step``), both in float64 and in the order of the roles. A robust one
 needs all updates at once (``robust.py``).
 
-Flower's own classes give the same numbers on one reply per group (tested against them), but they
-keep every reply until the last has come, add up in float32 in the order of arrival, count rounds
-from 1 after a resumption and do not give their state away: FedAvgM, FedAdam and FedYogi could not
-be resumed. So the few lines of each rule stand here.
+Flower's own classes give the same numbers on one reply per group (tested against them; but its
+FedAdam corrects the moments' bias, which the paper does not), and they keep every reply until the
+last has come, add up in float32 in the order of arrival, count rounds from 1 after a resumption and
+do not give their state away: FedAvgM, FedAdam and FedYogi could not be resumed. So the few lines of
+each rule stand here.
 """
 
 from collections.abc import Callable, Sequence

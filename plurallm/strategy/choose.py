@@ -104,9 +104,10 @@ def _check(config: Config, roles: Roles) -> None:
                 f"{strategy.attackers} may be some (strategy.attackers)"
             )
     if isinstance(strategy, TrimmedMeanStrategy) and trimmed(asked, strategy) == 0:
+        least = f"give at least {math.ceil(1000 / asked) / 1000:g}, below 0.5, or " * (asked > 2)
         raise ConfigError(
-            f"strategy.trim={strategy.trim:g} leaves out nobody: {groups}; give at least "
-            f"{1 / asked:.3g}, below 0.5, or take strategy=median"
+            f"strategy.trim={strategy.trim:g} leaves out nobody: {groups}; {least}take "
+            "strategy=median"
         )
     if isinstance(config.attack, PoisoningAttack):
         others = sorted(set(config.attack.groups) - set(roles.train))

@@ -153,7 +153,8 @@ class Adaptive(FairMean):
     def begin(self, order: Sequence[str], received: Arrays) -> None:
         """Start a round."""
         super().begin(order, received)
-        histories = self.numbers.get("history", {}).values()
+        known = self.numbers.get("history", {})
+        histories = [known[group] for group in order if group in known]
         gap = max(histories) - min(histories) if histories else 0.0
         self._adapts = gap > self.strategy.least_gap
         self._new: dict[str, float] = {}

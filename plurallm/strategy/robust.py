@@ -13,6 +13,7 @@ How many attackers are borne follows from the groups of the round, not from thos
 be used: honest ones may be away, and attackers are there.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -156,7 +157,7 @@ def krum_scores(squared_GG: npt.NDArray[np.float64], attackers: int) -> npt.NDAr
 
 def trimmed(groups: int, strategy: TrimmedMeanStrategy) -> int:
     """How many values ``trimmed_mean`` leaves out at either end."""
-    return int(strategy.trim * groups)
+    return math.floor(strategy.trim * groups + 1e-9)  # 0.29 * 100 is 28.999...
 
 
 def least_groups(strategy: MultiKrumStrategy) -> int:
