@@ -105,8 +105,7 @@ def test_convergence_is_the_first_round_with_most_of_the_best_gain() -> None:
         ),
         "pooled_rounds": arm("pooled", 0.7, point(1, 1, 0, 0.65), point(2, 2, 0, 0.7)),
     }
-    found = convergence(arms)
-    assert found is not None
+    found = convergence(arms)[HELD_OUT]
     assert found["targets"] == {"1": pytest.approx(0.6 + 0.95 * 0.2)}  # 0.79
     assert found["arms"]["federated"]["1"]["rounds"] == 2
     assert found["arms"]["pooled_steps"]["1"]["rounds"] == 3
@@ -120,8 +119,8 @@ def test_convergence_is_the_first_round_with_most_of_the_best_gain() -> None:
 
 def test_convergence_needs_uniform_and_a_gain_over_it() -> None:
     federated = arm("federated", 0.8, point(1, 1, 1, 0.8))
-    assert convergence({"federated": federated}) is None
-    assert convergence({"federated": federated, "uniform": arm("baseline", 0.81)}) is None
+    assert convergence({"federated": federated}) == {}
+    assert convergence({"federated": federated, "uniform": arm("baseline", 0.81)}) == {}
 
 
 def test_verdicts_pair_the_seeds_that_both_have() -> None:

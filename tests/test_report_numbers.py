@@ -15,10 +15,9 @@ from plurallm.config import ConfigError, config_dict, load_config
 from plurallm.report.charts import Line, Panel, dot_chart, line_chart
 from plurallm.report.colours import COLOURS, Style, styles
 from plurallm.report.comparison import (
-    convergence_sheet,
+    convergence_sheets,
     fairness_sheet,
     group_sheet,
-    ratio_sheet,
     score_sheets,
     seconds_sheet,
 )
@@ -265,24 +264,20 @@ def test_groups_are_sorted_by_what_the_network_predicts_worst(results: dict[str,
 
 def test_convergence_tells_what_was_spent_and_who_never_got_there(results: dict[str, Any]) -> None:
     # Targets: 0.55 + 0.95 x 0.2 = 0.74 and 0.57 + 0.95 x 0.2 = 0.76.
-    sheet = convergence_sheet(results)
-    assert sheet is not None
+    sheet, ratios = convergence_sheets(results)
     assert sheet.rows == (
         ("federated", "1", "0.740", "2", "12", "24", "2.0"),
         ("federated", "2", "0.760", "2", "12", "24", "2.0"),
         ("pooled, same steps", "1", "0.740", "1", "6", "12", "0.0"),
         ("pooled, same steps", "2", "0.760", "–", "–", "–", "–"),
     )
-    ratios = ratio_sheet(results)
-    assert ratios is not None
     assert ratios.rows == (("of pooled, same steps", "–", "–", "–", "–"),)
 
 
 def test_ratios_are_told_for_every_seed(results: dict[str, Any]) -> None:
     results["arms"]["pooled_steps"]["curves"]["2"][0]["cells"][SEEN] = 0.765
     results["convergence"] = convergence(results["arms"])
-    ratios = ratio_sheet(results)
-    assert ratios is not None
+    _, ratios = convergence_sheets(results)
     twice = "2.00 (2.00, 2.00)"
     assert ratios.rows == (("of pooled, same steps", twice, twice, twice, "–"),)
 

@@ -16,7 +16,7 @@ ACCOUNTS = ("rounds", "steps", "episodes", "bytes")
 _CELLS = ("held_out_groups.seen_questions", "train_groups.seen_questions")
 
 
-def convergence(arms: Mapping[str, Any]) -> dict[str, Any] | None:
+def convergence(arms: Mapping[str, Any]) -> dict[str, Any]:
     """Find when each trained arm converged.
 
     Parameters
@@ -26,19 +26,25 @@ def convergence(arms: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Returns
     -------
-    dict or None
-        ``cell``, ``targets`` by seed, ``arms``: by arm and seed the point of the curve where it
-        converged or None, and ``ratios``: of the federated to each pooled arm under each account,
-        ``values`` by seed and their ``median``; None where one of them did not converge, or sends
-        nothing. None as a whole without ``uniform`` and a trained arm that is better.
+    dict
+        For held-out and training groups on seen questions, as far as there are such scores: by cell
+        ``targets`` by seed, ``arms``: by arm and seed the point of the curve where it converged or
+        None, and ``ratios``: of the federated to each pooled arm under each account, ``values`` by
+        seed and their ``median``; None where one of them did not converge, or sends nothing. Empty
+        without ``uniform`` and a trained arm that is better.
     """
+    if "uniform" not in arms:
+        return {}
     trained = {name: arm for name, arm in arms.items() if any(arm["curves"].values())}
-    cell = next(
-        (name for name in _CELLS if any(name in arm["cells"] for arm in trained.values())), None
-    )
-    if cell is None or "uniform" not in arms:
-        return None
-    targets = _targets(arms, trained, cell)
+    found = {cell: _converged(arms, trained, cell) for cell in _CELLS}
+    return {cell: in_cell for cell, in_cell in found.items() if in_cell is not None}
+
+
+def _converged(
+    arms: Mapping[str, Any], trained: Mapping[str, Any], cell: str
+) -> dict[str, Any] | None:
+    scored = {name: arm for name, arm in trained.items() if cell in arm["cells"]}
+    targets = _targets(arms, scored, cell) if scored else {}
     if not targets:
         return None
     reached = {
@@ -46,13 +52,10 @@ def convergence(arms: Mapping[str, Any]) -> dict[str, Any] | None:
             seed: _first(arm["curves"].get(seed, []), cell, target)
             for seed, target in targets.items()
         }
-        for name, arm in trained.items()
-        if cell in arm["cells"]
+        for name, arm in scored.items()
     }
-    pooled = [name for name in reached if trained[name]["kind"] == "pooled"]
+    pooled = [name for name in reached if scored[name]["kind"] == "pooled"]
     return {
-        "cell": cell,
-        "share_of_gain": SHARE_OF_GAIN,
         "targets": targets,
         "arms": reached,
         "ratios": {

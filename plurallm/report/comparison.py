@@ -120,11 +120,17 @@ def group_scores(
     return dict(sorted(scores.items(), key=place))
 
 
-def convergence_sheet(results: Mapping[str, Any]) -> Sheet | None:
-    """Where each arm and seed converged; None without a comparison's convergence."""
-    found = results["convergence"]
-    if found is None:
-        return None
+def convergence_sheets(results: Mapping[str, Any]) -> list[Sheet]:
+    """By cell where each arm and seed converged, and federated training as a multiple of pooled."""
+    sheets = []
+    for cell, found in results["convergence"].items():
+        sheets.append(_convergence_sheet(cell, found))
+        if found["ratios"]:
+            sheets.append(_ratio_sheet(cell, found))
+    return sheets
+
+
+def _convergence_sheet(cell: str, found: Mapping[str, Any]) -> Sheet:
     rows = [
         (
             arm_label(name),
@@ -136,7 +142,7 @@ def convergence_sheet(results: Mapping[str, Any]) -> Sheet | None:
         for seed, point in of_seed.items()
     ]
     return Sheet(
-        f"Spent until converged, on {cell_label(found['cell'])}",
+        f"Spent until converged, on {cell_label(cell)}",
         ("arm", "seed", "target", *ACCOUNTS.values()),
         tuple(rows),
         labels=1,
@@ -144,11 +150,7 @@ def convergence_sheet(results: Mapping[str, Any]) -> Sheet | None:
     )
 
 
-def ratio_sheet(results: Mapping[str, Any]) -> Sheet | None:
-    """What federated training spent, as a multiple of pooled; None where that is not known."""
-    found = results["convergence"]
-    if found is None or not found["ratios"]:
-        return None
+def _ratio_sheet(cell: str, found: Mapping[str, Any]) -> Sheet:
     rows = []
     for name, ratios in found["ratios"].items():
         row = [f"of {arm_label(name)}"]
@@ -161,7 +163,7 @@ def ratio_sheet(results: Mapping[str, Any]) -> Sheet | None:
             )
         rows.append(tuple(row))
     return Sheet(
-        "Spent by federated training until converged, as a multiple",
+        f"Spent by federated training until converged, as a multiple, on {cell_label(cell)}",
         ("multiple", *ACCOUNTS.values()),
         tuple(rows),
         note="Median over seeds (each seed); below 1 federated training needs less. "

@@ -25,8 +25,8 @@ def tidy(results: Mapping[str, Any]) -> dict[str, list[Record]]:
         ``cells`` (arm, variant, kind, cell, metric, seed, value; the variant is empty, or as in
         ``compare.scores.VARIANTS``), ``groups`` (arm, role, group, questions, seed, alignment),
         ``curves`` (arm, seed, what had been spent, train_loss, cell, alignment) and, where there
-        is one, ``convergence`` (arm, seed, target and what had been spent, empty where it was not
-        reached). Empty tables are left out.
+        is one, ``convergence`` (cell, arm, seed, target and what had been spent, empty where it was
+        not reached). Empty tables are left out.
     """
     tables = {
         "cells": list(_cells(results)),
@@ -81,8 +81,9 @@ def _curves(results: Mapping[str, Any]) -> Iterator[Record]:
 
 
 def _convergence(results: Mapping[str, Any]) -> Iterator[Record]:
-    found = results["convergence"]
-    for name, of_seed in found["arms"].items() if found else ():
-        for seed, point in of_seed.items():
-            spent = {account: None if point is None else point[account] for account in ACCOUNTS}
-            yield {"arm": name, "seed": seed, "target": found["targets"][seed]} | spent
+    for cell, found in results["convergence"].items():
+        for name, of_seed in found["arms"].items():
+            for seed, point in of_seed.items():
+                place = {"cell": cell, "arm": name, "seed": seed, "target": found["targets"][seed]}
+                spent = {account: None if point is None else point[account] for account in ACCOUNTS}
+                yield place | spent

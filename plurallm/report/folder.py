@@ -6,10 +6,9 @@ from typing import Any
 from plurallm.compare import comparison_results
 from plurallm.config import ConfigError
 from plurallm.report.comparison import (
-    convergence_sheet,
+    convergence_sheets,
     fairness_sheet,
     privacy_sheet,
-    ratio_sheet,
     score_sheets,
 )
 from plurallm.report.export import write_json, write_tables
@@ -69,8 +68,7 @@ def print_comparison(results: dict[str, Any]) -> None:
         difference_sheet(results),
         *score_sheets(results),
         *(fairness_sheet(results, cell) for cell in cells_of(results)),
-        convergence_sheet(results),
-        ratio_sheet(results),
+        *convergence_sheets(results),
         privacy_sheet(results),
     ]
     for sheet in sheets:

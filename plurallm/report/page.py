@@ -14,11 +14,10 @@ from plurallm.config import config_dict, load_config
 from plurallm.config.compare import flatten
 from plurallm.report.colours import COLOURS
 from plurallm.report.comparison import (
-    convergence_sheet,
+    convergence_sheets,
     fairness_sheet,
     group_sheet,
     privacy_sheet,
-    ratio_sheet,
     score_sheets,
     seconds_sheet,
 )
@@ -141,8 +140,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "loss": _drawn(loss_chart(results["losses"])) if "losses" in results else None,
         "groups": {cell: _drawn(chart) for cell, chart in group_charts(results).items()},
         "group_sheets": _group_sheets(results),
-        "convergence": convergence_sheet(results),
-        "ratios": ratio_sheet(results),
+        "convergence": convergence_sheets(results),
         "privacy": privacy_sheet(results),
         "share_of_gain": SHARE_OF_GAIN,
         "seconds": seconds_sheet(results),

@@ -71,7 +71,7 @@ def run_results(folder: Path) -> dict[str, Any]:
         "groups_absent": summary["groups_absent"],
         "versions": summary["versions"],
         "arms": arms,
-        "convergence": None,
+        "convergence": {},
         "verdicts": verdicts(arms),
         "unanswered": [],
         "unanswered_counts": {},
