@@ -1,8 +1,8 @@
 """How soon an arm reaches what the best arm gains, counted in four ways.
 
 An arm has converged in the first evaluated round in which its macro alignment reaches 95 % of the
-gain over uniform shares of the best arm with a learning curve. The target is the same for all arms
-of a seed; where no arm gains anything there is none. Rounds,
+gain over uniform shares of the best arm that trains one model for all. The target is the same for
+all arms of a seed; where no arm gains anything there is none. Rounds,
 optimiser steps (one after the other on one model), episodes (a group's share of a step) and bytes
 of weights sent answer different questions: central training sends no weights, but all answers.
 """
@@ -35,7 +35,12 @@ def convergence(arms: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "uniform" not in arms:
         return {}
-    trained = {name: arm for name, arm in arms.items() if any(arm["curves"].values())}
+    # A network for each group alone remembers that group's answers: no target for a shared one.
+    trained = {
+        name: arm
+        for name, arm in arms.items()
+        if any(arm["curves"].values()) and arm["kind"] != "local"
+    }
     found = {cell: _converged(arms, trained, cell) for cell in _CELLS}
     return {cell: in_cell for cell, in_cell in found.items() if in_cell is not None}
 
