@@ -1,6 +1,5 @@
 """The Flower ClientApp: a node's groups train and score themselves; answers stay on the node."""
 
-from collections.abc import Iterator, Mapping
 from time import perf_counter
 
 import numpy as np
@@ -77,13 +76,11 @@ def train(message: Message, context: Context) -> Message:
     for start in range(0, len(asked), chunk):
         members = asked[start : start + chunk]
         started = perf_counter()
-        for row, (weights, update) in enumerate(
-            _train(local, members, record, round_number, at_once), start
-        ):
-            for name, tensor in weights.items():
-                stacked[name][row] = tensor.cpu().numpy()
-            losses.append(float(np.mean(update.losses)))
-            examples.append(update.examples)
+        weights, updates = _train(local, members, record, round_number, at_once)
+        for name, tensor in weights.items():  # all groups at once: each copy waits for the device
+            stacked[name][start : start + len(members)] = tensor.cpu().numpy()
+        losses += [float(np.mean(update.losses)) for update in updates]
+        examples += [update.examples for update in updates]
         if isinstance(local.config.personal, DittoPersonal):
             local.receive(record)
             tasks = [local.tasks[group] for group in members]
@@ -128,8 +125,8 @@ def _groups_at_once(local: LocalData) -> int:
 
 def _train(
     local: LocalData, groups: list[str], record: ArrayRecord, round_number: int, at_once: int
-) -> Iterator[tuple[Mapping[str, Tensor], LocalUpdate]]:
-    """Weights and update of each group, from the received weights."""
+) -> tuple[dict[str, Tensor], list[LocalUpdate]]:
+    """Weights ``[G, ...]`` and update of each group, from the received weights."""
     received = local.receive(record)
     config, table_RD = local.config, local.table_RD
     proximal = None
@@ -139,18 +136,22 @@ def _train(
     try:
         if len(tasks) == 1:
             update = train_group(local.model, tasks[0], table_RD, config, round_number, proximal)
-            weights = local.model.state_dict()
-            yield poison_update(groups[0], weights, received, config.attack), update
-            return
-        stacked, updates = train_groups_together(
-            local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
-        )
+            trained, updates = local.model.state_dict(), [update]
+            weights = {name: tensor.unsqueeze(0) for name, tensor in trained.items()}
+        else:
+            weights, updates = train_groups_together(
+                local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
+            )
     except Exception as error:
         # The reply is for all groups of the node: say which of them it was.
         raise RuntimeError(f"training {', '.join(groups)}: {error}") from error
-    for row, update in enumerate(updates):
-        weights = {name: tensor[row] for name, tensor in stacked.items()}
-        yield poison_update(groups[row], weights, received, config.attack), update
+    for row, group in enumerate(groups):
+        own = {name: tensor[row] for name, tensor in weights.items()}
+        sent = poison_update(group, own, received, config.attack)
+        if sent is not own:
+            for name, tensor in own.items():
+                tensor.copy_(sent[name])
+    return weights, updates
 
 
 def _received_distances(

@@ -1,6 +1,7 @@
-"""The one place where a device is chosen."""
+"""The one place where a device is chosen, and what it takes to send something there."""
 
 import torch
+from torch import Tensor
 
 
 def choose_device(name: str) -> torch.device:
@@ -27,3 +28,23 @@ def choose_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={name} is not available: {error}") from error
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host to a device, without waiting for the copy where that can be.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        On the host.
+    device : torch.device
+        Where to.
+
+    Returns
+    -------
+    Tensor
+        On the device; `tensor` itself where that is the host.
+    """
+    # A GPU reads by itself only what the system cannot move; from other memory the host waits.
+    held = tensor.pin_memory() if device.type == "cuda" else tensor
+    return held.to(device, non_blocking=True)

@@ -48,12 +48,14 @@ class Preferences:
         """Keep some questions, in the order given."""
         return Preferences(*(getattr(self, field.name)[index_Q] for field in fields(self)))
 
-    def join(self, other: "Preferences") -> "Preferences":
-        """Append the questions of another selection of the same group."""
-        names = [field.name for field in fields(self)]
-        return Preferences(
-            *(torch.cat([getattr(self, name), getattr(other, name)]) for name in names)
-        )
+    def to(self, device: torch.device) -> "Preferences":
+        """Copy to a device."""
+        return Preferences(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def join(self, *others: "Preferences") -> "Preferences":
+        """Append the questions of other selections of one survey."""
+        parts, names = (self, *others), [field.name for field in fields(self)]
+        return Preferences(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def without_shares(self) -> "Preferences":
         """Hide the answers: all shares become zero."""
@@ -154,12 +156,12 @@ def make_episode(context: Preferences, target: Preferences) -> Episode:
     )
 
 
-def draw_episode(
+def draw_questions(
     preferences: Preferences,
     context_questions: Sequence[int],
     target_questions: Sequence[int],
     generator: torch.Generator,
-) -> Episode:
+) -> tuple[Tensor, Tensor]:
     """Draw questions for a training step: none is context and target at once.
 
     Parameters
@@ -173,16 +175,14 @@ def draw_episode(
 
     Returns
     -------
-    Episode
-        One training episode.
+    context_Q, target_Q : Tensor of shape (Q,), int64
+        Positions in `preferences`, in the order drawn.
     """
     available = len(preferences)
     order_Q = torch.randperm(available, generator=generator)
     contexts = _draw_count(context_questions, available - target_questions[0], generator)
     targets = _draw_count(target_questions, available - contexts, generator)
-    return make_episode(
-        preferences.take(order_Q[:contexts]), preferences.take(order_Q[contexts:][:targets])
-    )
+    return order_Q[:contexts], order_Q[contexts:][:targets]
 
 
 def split_context(

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -50,6 +50,15 @@ class GroupTask:
     name: str
     seen: Preferences
     unseen: Preferences
+    _copies: dict[torch.device, Preferences] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def seen_on(self, device: torch.device) -> Preferences:
+        """The seen questions on a device: copied there once, not in every round."""
+        if device not in self._copies:
+            self._copies[device] = self.seen.to(device)
+        return self._copies[device]
 
 
 def load_survey(config: DataConfig) -> Survey:

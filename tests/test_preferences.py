@@ -14,7 +14,7 @@ from torch import Tensor
 from plurallm.preferences import (
     Episode,
     Preferences,
-    draw_episode,
+    draw_questions,
     make_episode,
     split_context,
 )
@@ -51,6 +51,13 @@ def same(one: Episode | Preferences, other: Episode | Preferences) -> bool:
         torch.equal(left, right) if isinstance(left, Tensor) else left == right
         for left, right in pairs
     )
+
+
+def draw_episode(
+    preferences: Preferences, context: list[int], target: list[int], random: torch.Generator
+) -> Episode:
+    context_Q, target_Q = draw_questions(preferences, context, target, random)
+    return make_episode(preferences.take(context_Q), preferences.take(target_Q))
 
 
 def slow_episode(context: Preferences, target: Preferences) -> dict[str, list[Any]]:

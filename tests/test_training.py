@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 from tiny import TINY
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plurallm.config import load_config
 from plurallm.model import Prediction, PreferenceTransformer
@@ -28,9 +29,14 @@ from plurallm.training import (
     train_groups_together,
 )
 from plurallm.training.adam import Adam
-from plurallm.training.local import round_episodes
+from plurallm.training.episodes import (
+    batches,
+    draw_round,
+    round_batches,
+    round_episodes,
+    round_questions,
+)
 from plurallm.training.losses import predict
-from plurallm.training.together import batches, stack_episodes
 
 
 @pytest.fixture
@@ -189,27 +195,94 @@ def test_groups_together_equal_one_after_the_other(tmp_path, loss, at_once):
 
 def test_groups_of_like_length_are_computed_together(local):
     config, tasks, *_ = local
-    drawn = [episode for task in tasks.values() for episode in round_episodes(task, config, 1)]
-    lengths = [len(episode.row_P) for episode in drawn]
+    drawn = [draw for step in draw_round(list(tasks.values()), config, 1) for draw in step]
+    lengths = [(draw.contexts, len(draw.point_P)) for draw in drawn]
     found = list(batches(drawn, 4))
-    assert sorted(row for rows in found for row in rows) == list(range(len(drawn)))
-    assert [lengths[row] for rows in found for row in rows] == sorted(lengths)
-    assert [len(rows) for rows in found] == [4] * (len(drawn) // 4) + [2]
+    assert [len(batch) for batch in found] == [4] * (len(drawn) // 4) + [2]
+    together = [draw for batch in found for draw in batch]
+    assert [(draw.contexts, len(draw.point_P)) for draw in together] == sorted(lengths)
+    assert sorted(map(id, together)) == sorted(map(id, drawn))
+    (whole,) = batches(drawn, len(drawn))
+    assert list(map(id, whole)) == list(map(id, drawn))
 
 
-def test_stacked_episodes_are_as_long_as_the_longest_and_lead_back_to_their_rows(local):
+def test_episodes_are_those_of_the_drawn_questions_to_the_bit(local):
+    config, tasks, table, _ = local
+    for task in tasks.values():
+        episodes = list(round_episodes(task, config, 2, table.device))
+        assert len(episodes) == config.training.steps_per_round
+        drawn = round_questions(task, config, 2)
+        for episode, (context_Q, target_Q) in zip(episodes, drawn, strict=True):
+            expected = make_episode(task.seen.take(context_Q), task.seen.take(target_Q))
+            assert (episode.contexts, episode.start) == (expected.contexts, expected.start)
+            assert episode.tensors().keys() == expected.tensors().keys()
+            for name, part in expected.tensors().items():
+                assert episode.tensors()[name].dtype == part.dtype
+                assert torch.equal(episode.tensors()[name], part)
+
+
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_stacked_episodes_are_as_long_as_the_longest_and_hold_each_groups_own(local, at_once):
+    config, tasks, table, _ = local
+    alone = [list(round_episodes(task, config, 1, table.device)) for task in tasks.values()]
+    batched = round_batches(list(tasks.values()), config, 1, at_once, table.device)
+    for step, drawn in zip(batched, zip(*alone, strict=True), strict=True):
+        assert sorted(row for batch in step for row in batch.row_B.tolist()) == [0, 1, 2]
+        for batch in step:
+            stacked, rows = batch.episode, batch.row_B.tolist()
+            longest = max(len(drawn[row].row_P) for row in rows)
+            assert stacked.row_P.shape == (len(rows), longest)
+            for place, row in enumerate(rows):
+                _check_stacked(stacked, place, drawn[row])
+
+
+def _check_stacked(stacked, place, episode):
+    questions, options = episode.mask_QO.shape
+    inner = (place, slice(questions), slice(options))
+    assert torch.equal(stacked.mask_QO[inner], episode.mask_QO)
+    assert torch.equal(stacked.share_QO[inner], episode.share_QO)
+    assert stacked.share_QO[place].count_nonzero() == episode.share_QO.count_nonzero()
+    # Counted from the stack's start: the shortest context's end.
+    point = (stacked.point_QO + stacked.start)[inner]
+    rows = stacked.row_P[place][point][episode.mask_QO]
+    assert torch.equal(rows, episode.target_row_P[episode.point_QO][episode.mask_QO])
+    context = stacked.context_mask_P[place]
+    assert context.sum() == episode.contexts
+    for name in ("row_P", "share_P"):
+        known = getattr(stacked, name)[place, : stacked.contexts][context]
+        assert torch.equal(known, getattr(episode, name)[: episode.contexts])
+    assert not stacked.share_P[place, episode.contexts :].any()
+    torch.testing.assert_close(
+        stacked.weight_Q[place, :questions], torch.full((questions,), 1 / questions)
+    )
+    assert not stacked.weight_Q[place, questions:].any()
+
+
+def test_a_round_copies_to_the_device_once_and_answers_never_again(local):
     config, tasks, *_ = local
-    drawn = [next(round_episodes(task, config, 1)) for task in tasks.values()]
-    stacked = stack_episodes(drawn)
-    assert stacked.row_P.shape == (3, max(len(episode.row_P) for episode in drawn))
-    for row, episode in enumerate(drawn):
-        questions, options = episode.mask_QO.shape
-        # Counted from the stack's start: the shortest context's end.
-        point = (stacked.point_QO + stacked.start)[row, :questions, :options]
-        rows = stacked.row_P[row][point][episode.mask_QO]
-        assert torch.equal(rows, episode.target_row_P[episode.point_QO][episode.mask_QO])
-        context = stacked.context_mask_P[row]
-        assert torch.equal(stacked.row_P[row, : stacked.contexts][context], episode.context_row_P)
+
+    class Copies(TorchDispatchMode):
+        """Counts what goes from the host to the meta device, which stands in for a GPU."""
+
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            given = [part for part in args if isinstance(part, torch.Tensor)]
+            if func is torch.ops.aten._to_copy.default:
+                self.count += given[0].device.type == "cpu" and result.device.type == "meta"
+            return result
+
+    device = torch.device("meta")
+    chosen = list(tasks.values())
+    for counted in (
+        lambda n: [*round_episodes(chosen[0], config, n, device)],
+        lambda n: [*round_batches(chosen, config, n, 2, device)],
+    ):
+        counted(1)
+        with Copies() as copies:
+            counted(2)
+        assert copies.count == 1
 
 
 def test_groups_in_memory_follow_the_size_of_the_weights():
@@ -293,7 +366,7 @@ def test_received_distance_is_the_mean_over_the_rounds_targets_before_training(l
     task = next(iter(tasks.values()))
     before = copy.deepcopy(model.state_dict())
     distances = []
-    for episode in round_episodes(task, config, 3):
+    for episode in round_episodes(task, config, 3, table.device):
         with torch.inference_mode():
             shares = predict(model, episode, table).shares_QO
         distances.append(

@@ -4,7 +4,6 @@ Dimension letters: ``R`` rows of the table, ``D`` embedding width.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 from plurallm.config import Config
 from plurallm.divergence import jensen_shannon_distance
 from plurallm.model import PreferenceTransformer
-from plurallm.preferences import Episode, draw_episode
-from plurallm.randomness import generator
 from plurallm.tasks import GroupTask
 from plurallm.training.adam import Adam
+from plurallm.training.episodes import round_episodes
 from plurallm.training.losses import episode_loss, predict
 from plurallm.training.proximal import Proximal
 
@@ -66,14 +64,6 @@ def round_rates(config: Config, round_number: int) -> list[float]:
     return [learning_rate((round_number - 1) * steps + step, config) for step in range(steps)]
 
 
-def round_episodes(task: GroupTask, config: Config, round_number: int) -> Iterator[Episode]:
-    """Draw a round's episodes: a function of the seed, the group's name and the round only."""
-    draws = generator(config.seed, "episodes", task.name, round_number)
-    training = config.training
-    for _ in range(training.steps_per_round):
-        yield draw_episode(task.seen, training.context_questions, training.target_questions, draws)
-
-
 def train_group(
     model: PreferenceTransformer,
     task: GroupTask,
@@ -108,11 +98,9 @@ def train_group(
     parameters = dict(model.named_parameters())
     losses = []
     model.train()
-    steps = zip(
-        round_rates(config, round_number), round_episodes(task, config, round_number), strict=True
-    )
-    for rate, episode in steps:
-        loss = episode_loss(model, episode.to(table_RD.device), table_RD, config.training)
+    episodes = round_episodes(task, config, round_number, table_RD.device)
+    for rate, episode in zip(round_rates(config, round_number), episodes, strict=True):
+        loss = episode_loss(model, episode, table_RD, config.training)
         loss.backward()  # type: ignore[no-untyped-call]
         if proximal is not None:
             proximal.add_gradient(parameters)
@@ -153,8 +141,7 @@ def received_distance(
     """
     distances = []
     with torch.inference_mode():
-        for drawn in round_episodes(task, config, round_number):
-            episode = drawn.to(table_RD.device)
+        for episode in round_episodes(task, config, round_number, table_RD.device):
             shares_QO = predict(model, episode, table_RD).shares_QO
             distances.append(jensen_shannon_distance(episode.share_QO, shares_QO).mean())
     return min(1.0, torch.stack(distances).mean().item())

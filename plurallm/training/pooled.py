@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from plurallm.config import Config
 from plurallm.model import PreferenceTransformer
 from plurallm.tasks import GroupTask
-from plurallm.training.local import round_episodes, round_rates
+from plurallm.training.episodes import round_episodes
+from plurallm.training.local import round_rates
 from plurallm.training.losses import episode_loss
 
 
@@ -52,15 +53,14 @@ def train_pooled(
     model.train()
     losses_G = torch.zeros(len(tasks), device=table_RD.device)
     rates = round_rates(config, round_number)
-    draws = [round_episodes(task, config, round_number) for task in tasks]
+    device = table_RD.device
+    drawn = [round_episodes(task, config, round_number, device) for task in tasks]
     for rate in rates:
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        for row, episodes in enumerate(draws):
+        for row, episodes in enumerate(drawn):
             # One after the other: episodes differ in length, and memory stays that of one.
-            loss = episode_loss(
-                model, next(episodes).to(table_RD.device), table_RD, config.training
-            )
+            loss = episode_loss(model, next(episodes), table_RD, config.training)
             (loss / len(tasks)).backward()  # type: ignore[no-untyped-call]
             losses_G[row] += loss.detach() / len(rates)
         optimizer.step()

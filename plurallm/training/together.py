@@ -1,15 +1,15 @@
 """Local training of several groups in vectorised computations.
 
 Every group has its own weights, stacked ``[G, ...]``, its own episodes and its own Adam moments,
-which are elementwise. In each step the groups are sorted by the length of their episodes, and those
-of like length are computed together, padded to the longest. The numbers are those of one group
-after the other up to rounding (tested in float64).
+which are elementwise. In each step the groups whose episodes are of like length are computed
+together, padded to the longest. The numbers are those of one group after the other up to rounding
+(tested in float64).
 
-Dimension letters: ``G`` groups, ``B`` groups of one computation, ``P`` points, ``Q`` questions,
-``O`` options, ``R`` rows of the table, ``D`` embedding width.
+Dimension letters: ``G`` groups, ``B`` groups of one computation, ``R`` rows of the table, ``D``
+embedding width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,8 @@ from plurallm.model import PreferenceTransformer
 from plurallm.preferences import Episode
 from plurallm.tasks import GroupTask
 from plurallm.training.adam import Adam
-from plurallm.training.local import LocalUpdate, round_episodes, round_rates
+from plurallm.training.episodes import Batch, round_batches
+from plurallm.training.local import LocalUpdate, round_rates
 from plurallm.training.losses import episode_loss
 from plurallm.training.proximal import Proximal
 
@@ -81,26 +82,13 @@ def train_groups_together(
         for name in received
     }
     optimizer = Adam(weights.values())
-    drawn = zip(*(round_episodes(task, config, round_number) for task in tasks), strict=True)
     losses_G = []
-    for rate, episodes in zip(round_rates(config, round_number), drawn, strict=True):
-        loss_G = next(iter(weights.values())).new_empty(len(tasks))
-        for value in weights.values():
-            value.grad = torch.empty_like(value)
-        for rows in batches(episodes, at_once or len(tasks)):
-            row_B = torch.tensor(rows, device=table_RD.device)
-            own = {name: value[row_B].requires_grad_() for name, value in weights.items()}
-            stacked = stack_episodes([episodes[row] for row in rows]).to(table_RD.device)
-            loss_B = _losses(model, own, stacked, table_RD, config.training)
-            loss_B.sum().backward()  # type: ignore[no-untyped-call]
-            loss_G[row_B] = loss_B.detach()
-            for name, value in weights.items():
-                assert value.grad is not None
-                value.grad.index_copy_(0, row_B, own[name].grad)  # type: ignore[arg-type]
+    steps = round_batches(tasks, config, round_number, at_once or len(tasks), table_RD.device)
+    for rate, step in zip(round_rates(config, round_number), steps, strict=True):
+        losses_G.append(_add_gradients(model, weights, step, table_RD, config.training))
         if proximal is not None:
             proximal.add_gradient(weights)
         optimizer.step(rate)
-        losses_G.append(loss_G)
     losses_SG = torch.stack(losses_G).tolist()
     updates = [
         LocalUpdate(tuple(step[row] for step in losses_SG), examples=len(task.seen))
@@ -109,57 +97,43 @@ def train_groups_together(
     return weights, updates
 
 
-def batches(episodes: Sequence[Episode], size: int) -> Iterator[list[int]]:
-    """Bring episodes of like length together.
+def _add_gradients(
+    model: PreferenceTransformer,
+    weights: dict[str, Tensor],
+    step: Sequence[Batch],
+    table_RD: Tensor,
+    config: TrainingConfig,
+) -> Tensor:
+    """Give each group's weights their gradient; the groups' losses, of shape (G,)."""
+    if len(step) == 1:  # of all groups in their order: nothing need be copied
+        own = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        loss_G = _backward(model, own, step[0].episode, table_RD, config)
+        for name, value in weights.items():
+            value.grad = own[name].grad
+        return loss_G
+    loss_G = next(iter(weights.values())).new_empty(sum(len(batch.row_B) for batch in step))
+    for value in weights.values():
+        value.grad = torch.empty_like(value)
+    for batch in step:
+        own = {name: value[batch.row_B].requires_grad_() for name, value in weights.items()}
+        loss_G[batch.row_B] = _backward(model, own, batch.episode, table_RD, config)
+        for name, value in weights.items():
+            assert value.grad is not None
+            value.grad.index_copy_(0, batch.row_B, own[name].grad)  # type: ignore[arg-type]
+    return loss_G
 
-    Parameters
-    ----------
-    episodes : sequence of Episode
-        Of one step.
-    size : int
-        Most episodes in a batch.
 
-    Yields
-    ------
-    list of int
-        Positions of a batch's episodes, by length.
-    """
-    order = sorted(range(len(episodes)), key=lambda row: len(episodes[row].row_P))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def stack_episodes(episodes: Sequence[Episode]) -> Episode:
-    """Pad episodes to the longest and stack them.
-
-    Parameters
-    ----------
-    episodes : sequence of Episode
-        On the CPU.
-
-    Returns
-    -------
-    Episode
-        Its tensors have a first axis ``B`` more, `context_mask_P` and `weight_Q` among them.
-    """
-    contexts = torch.tensor([episode.contexts for episode in episodes])
-    most, start = int(contexts.max()), int(contexts.min())
-    dtype = episodes[0].share_QO.dtype
-    whole = [
-        replace(
-            episode,
-            # Targets follow their own context, wherever the shortest context ends.
-            point_QO=(episode.point_QO + episode.contexts - start) * episode.mask_QO,
-            weight_Q=torch.full((len(episode.mask_QO),), 1 / len(episode.mask_QO), dtype=dtype),
-        )
-        for episode in episodes
-    ]
-    parts = [episode.tensors() for episode in whole]
-    stacked = {name: _pad([part[name] for part in parts]) for name in parts[0]}
-    # A question that only pads has one option, so that its shares are numbers.
-    stacked["mask_QO"][..., 0] = True
-    mask_BP = torch.arange(most) < contexts.unsqueeze(-1)
-    return Episode(**stacked, contexts=most, start=start, context_mask_P=mask_BP)
+def _backward(
+    model: PreferenceTransformer,
+    weights: dict[str, Tensor],
+    stacked: Episode,
+    table_RD: Tensor,
+    config: TrainingConfig,
+) -> Tensor:
+    """Loss of each stacked episode with weights of its own, of shape (B,), after its backward."""
+    loss_B = _losses(model, weights, stacked, table_RD, config)
+    loss_B.sum().backward()  # type: ignore[no-untyped-call]
+    return loss_B.detach()
 
 
 def _losses(
@@ -183,12 +157,3 @@ def _losses(
     with sdpa_kernel(SDPBackend.MATH):
         loss_B: Tensor = vmap(loss_of_one)(weights, stacked.tensors())
     return loss_B
-
-
-def _pad(parts: Sequence[Tensor]) -> Tensor:
-    """Stack tensors, each padded with zeros at the ends of its axes."""
-    shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
-    padded = parts[0].new_zeros((len(parts), *shape))
-    for row, part in zip(padded, parts, strict=True):
-        row[tuple(slice(size) for size in part.shape)] = part
-    return padded

@@ -13,7 +13,7 @@ from plurallm.embedding import distinct_pairs
 from plurallm.roles import count_seen
 from plurallm.survey import Survey
 from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training.local import round_episodes
+from plurallm.training.episodes import round_episodes
 
 
 def loading(bench: Bench) -> Iterator[Row]:
@@ -78,9 +78,9 @@ def _check_equal(
 def look_up(bench: Bench) -> Iterator[Row]:
     """Embeddings of the points of one round's episodes, one group."""
     task = bench.local.tasks[bench.local.roles.train[0]]
-    episodes = list(islice(round_episodes(task, bench.config, 1), 6))
     table_RD = bench.local.table_RD
-    rows = [episode.row_P.to(table_RD.device) for episode in episodes]
+    episodes = list(islice(round_episodes(task, bench.config, 1, table_RD.device), 6))
+    rows = [episode.row_P for episode in episodes]
     vectors = dict(enumerate(table_RD.cpu()))
     slow_rows = [episode.row_P.tolist() for episode in episodes]
     fast, slow = (seconds / len(rows) for seconds in medians(

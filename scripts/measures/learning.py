@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from math import sumprod
 
 import torch
 from torch import Tensor
@@ -26,8 +27,7 @@ from plurallm.preferences import split_context
 from plurallm.randomness import generator
 from plurallm.tasks import GroupTask, group_tasks
 from plurallm.training import train_group, train_groups_together
-from plurallm.training.local import round_episodes
-from plurallm.training.together import batches, stack_episodes
+from plurallm.training.episodes import batches, draw_round
 
 AT_ONCE = 32
 """Groups in one vectorised computation, as on a GPU."""
@@ -116,8 +116,8 @@ def together(bench: Bench) -> Iterator[Row]:
         flops = [count_flops(action) / 2e9 for action in (at_once, apart)]
         against = f"one after the other: {show(flops[1])}"
         yield Row("of the products a step", flops[0], "GFLOP", against, flops[0] / flops[1])
-        real, padded = _points(chosen, config)
-        yield Row("points with padding", padded, "", f"without: {show(real)}", padded / real)
+        for size, real, padded in _sizes(chosen, config):
+            yield Row(size, padded, "", f"without: {show(real)}", padded / real)
         peaks = []
         for action in (at_once, apart):
             with peak_memory(bench.device) as found:
@@ -129,14 +129,22 @@ def together(bench: Bench) -> Iterator[Row]:
     yield _difference(bench, tasks[: bench.sizes[0]], config)
 
 
-def _points(tasks: list[GroupTask], config: Config) -> tuple[int, int]:
-    """Points of all groups in a step, mean of both steps: as drawn, and as computed."""
-    real = padded = 0
-    for episodes in zip(*(round_episodes(task, config, 1) for task in tasks), strict=True):
-        real += sum(len(episode.row_P) for episode in episodes)
-        for rows in batches(episodes, AT_ONCE):
-            padded += stack_episodes([episodes[row] for row in rows]).row_P.numel()
-    return real // 2, padded // 2
+def _sizes(tasks: list[GroupTask], config: Config) -> list[tuple[str, float, float]]:
+    """What a step of all groups takes, mean of all steps: as drawn, and as computed."""
+    names = ("points with padding", "attention pairs with padding")
+    real, padded = [0.0, 0.0], [0.0, 0.0]
+    steps = draw_round(tasks, config, 1)
+    for step in steps:
+        for batch in batches(step, AT_ONCE):
+            points = [len(draw.point_P) for draw in batch]
+            contexts = [draw.contexts for draw in batch]
+            most = len(batch) * max(points)
+            for place, (own, all_of_them) in enumerate(
+                ((sum(points), most), (sumprod(points, contexts), most * max(contexts)))
+            ):
+                real[place] += own / len(steps)
+                padded[place] += all_of_them / len(steps)
+    return list(zip(names, real, padded, strict=True))
 
 
 def _difference(bench: Bench, tasks: list[GroupTask], config: Config) -> Row:

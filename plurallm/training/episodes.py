@@ -1,0 +1,275 @@
+"""A round's episodes: drawn on the host, sent as indices all at once, laid out on the device.
+
+Only draws need the host: answers and rows of the table are on the device already. Lengths are known
+where they are drawn, so that nothing waits for the device.
+
+Dimension letters: ``B`` episodes, ``P`` points, ``Q`` questions, ``O`` options.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from plurallm.config import Config
+from plurallm.device import send
+from plurallm.preferences import Episode, Preferences, draw_questions
+from plurallm.randomness import generator
+from plurallm.tasks import GroupTask
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One step's draw of one group, as positions among questions and options.
+
+    Attributes
+    ----------
+    row : int
+        Position of the group.
+    point_P : Tensor of shape (P,), int64
+        Options of the context's questions, then of the targets': ``question * O + option``.
+    target_Q : Tensor of shape (Q,), int64
+        The target questions.
+    contexts : int
+        The context's options are the first so many.
+    widest : int
+        Options of the widest target question.
+    """
+
+    row: int
+    point_P: Tensor
+    target_Q: Tensor
+    contexts: int
+    widest: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Episodes of several groups for one vectorised computation.
+
+    Attributes
+    ----------
+    row_B : Tensor of shape (B,), int64
+        Position of each episode's group, on the device.
+    episode : Episode
+        On the device; its tensors have a first axis ``B`` more, `context_mask_P` and `weight_Q`
+        among them.
+    """
+
+    row_B: Tensor
+    episode: Episode
+
+
+def round_questions(
+    task: GroupTask, config: Config, round_number: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw a round's questions: a function of the seed, the group's name and the round only.
+
+    Parameters
+    ----------
+    task : GroupTask
+        The group; only its seen questions are drawn.
+    config : Config
+        The run's configuration.
+    round_number : int
+        From 1.
+
+    Yields
+    ------
+    context_Q, target_Q : Tensor of shape (Q,), int64
+        Positions among the seen questions, for each step.
+    """
+    draws = generator(config.seed, "episodes", task.name, round_number)
+    training = config.training
+    for _ in range(training.steps_per_round):
+        yield draw_questions(
+            task.seen, training.context_questions, training.target_questions, draws
+        )
+
+
+def draw_round(tasks: Sequence[GroupTask], config: Config, round_number: int) -> list[list[Draw]]:
+    """Draw what some groups train on in a round: all that it takes of the host.
+
+    Parameters
+    ----------
+    tasks : sequence of GroupTask
+        The groups.
+    config : Config
+        The run's configuration.
+    round_number : int
+        From 1.
+
+    Returns
+    -------
+    list of list of Draw
+        For each step one of each group; positions are those among the groups' seen questions,
+        one group after the other.
+    """
+    groups, before = [], 0
+    for row, task in enumerate(tasks):
+        drawn = round_questions(task, config, round_number)
+        groups.append([_draw(row, task.seen, before, *questions) for questions in drawn])
+        before += len(task.seen)
+    return [list(step) for step in zip(*groups, strict=True)]
+
+
+def _draw(row: int, seen: Preferences, before: int, context_Q: Tensor, target_Q: Tensor) -> Draw:
+    """Positions of a group's drawn questions, where so many of other groups come before them."""
+    question_Q = torch.cat([context_Q, target_Q])
+    mask_QO = seen.mask_QO[question_Q]
+    options_Q = mask_QO.sum(-1)
+    options = mask_QO.shape[1]
+    position_QO = (question_Q + before).unsqueeze(-1) * options + torch.arange(options)
+    return Draw(
+        row,
+        position_QO[mask_QO],
+        target_Q + before,
+        contexts=int(options_Q[: len(context_Q)].sum()),
+        widest=int(options_Q[len(context_Q) :].max()),
+    )
+
+
+def round_episodes(
+    task: GroupTask, config: Config, round_number: int, device: torch.device
+) -> Iterator[Episode]:
+    """Draw a group's episodes of a round.
+
+    Parameters
+    ----------
+    task : GroupTask
+        The group; only its seen questions are used.
+    config : Config
+        The run's configuration.
+    round_number : int
+        From 1.
+    device : torch.device
+        Where the episodes are laid out.
+
+    Yields
+    ------
+    Episode
+        Of each step, as ``make_episode`` makes it of the drawn questions.
+    """
+    steps = draw_round([task], config, round_number)
+    for batch in _lay_out_all(task.seen_on(device), steps, device):
+        alone: dict[str, Any] = {name: part[0] for name, part in batch.episode.tensors().items()}
+        yield replace(batch.episode, **alone | {"context_mask_P": None, "weight_Q": None})
+
+
+def round_batches(
+    tasks: Sequence[GroupTask],
+    config: Config,
+    round_number: int,
+    at_once: int,
+    device: torch.device,
+) -> Iterator[list[Batch]]:
+    """Draw several groups' episodes of a round, each stacked with others of like length.
+
+    Parameters
+    ----------
+    tasks : sequence of GroupTask
+        The groups; only their seen questions are used.
+    config : Config
+        The run's configuration.
+    round_number : int
+        From 1.
+    at_once : int
+        Most episodes in a batch.
+    device : torch.device
+        Where the episodes are laid out.
+
+    Yields
+    ------
+    list of Batch
+        Of each step: together an episode of every group.
+    """
+    first, *others = (task.seen_on(device) for task in tasks)
+    steps = [list(batches(step, at_once)) for step in draw_round(tasks, config, round_number)]
+    laid_out = _lay_out_all(first.join(*others), [part for step in steps for part in step], device)
+    for step in steps:
+        yield list(islice(laid_out, len(step)))
+
+
+def batches(step: Sequence[Draw], size: int) -> Iterator[Sequence[Draw]]:
+    """Bring draws of like length together.
+
+    Parameters
+    ----------
+    step : sequence of Draw
+        One of each group.
+    size : int
+        Most draws in a batch.
+
+    Yields
+    ------
+    sequence of Draw
+        By length of the context, then of the whole; as they came where one batch holds them all.
+    """
+    if len(step) > size:
+        # Attention costs the product of both lengths, all else the length of the whole.
+        step = sorted(step, key=lambda draw: (draw.contexts, len(draw.point_P)))
+    for start in range(0, len(step), size):
+        yield step[start : start + size]
+
+
+def _lay_out_all(
+    seen: Preferences, drawn: Sequence[Sequence[Draw]], device: torch.device
+) -> Iterator[Batch]:
+    """Stack some batches of draws of questions that are on the device, with one copy to it."""
+    host = [_indices(batch) for batch in drawn]
+    sent = send(torch.cat([part.flatten() for parts in host for part in parts]), device)
+    pieces = iter(torch.split(sent, [part.numel() for parts in host for part in parts]))
+    for batch, parts in zip(drawn, host, strict=True):
+        yield _lay_out(seen, batch, *(next(pieces).view(part.shape) for part in parts))
+
+
+def _indices(batch: Sequence[Draw]) -> list[Tensor]:
+    """What ``_lay_out`` needs on the device: rows, points, targets, and how many are contexts'."""
+    return [
+        torch.tensor([draw.row for draw in batch]),
+        pad_sequence([draw.point_P for draw in batch], batch_first=True),
+        pad_sequence([draw.target_Q for draw in batch], batch_first=True),
+        torch.tensor([[draw.contexts, len(draw.target_Q)] for draw in batch]),
+    ]
+
+
+def _lay_out(
+    seen: Preferences,
+    batch: Sequence[Draw],
+    row_B: Tensor,
+    point_BP: Tensor,
+    target_BQ: Tensor,
+    size_B2: Tensor,
+) -> Batch:
+    """Pad a batch's episodes to the longest and stack them."""
+    contexts = [draw.contexts for draw in batch]
+    most, start = max(contexts), min(contexts)
+    widest = max(draw.widest for draw in batch)
+    context_B1, targets_B1 = torch.split(size_B2, 1, dim=1)
+    place_P = torch.arange(point_BP.shape[1], device=row_B.device)
+    exists_BQ = place_P[: target_BQ.shape[1]] < targets_B1
+    exists_BQ1 = exists_BQ.unsqueeze(-1)
+    mask_BQO = seen.mask_QO[:, :widest][target_BQ] & exists_BQ1
+    # Targets follow their own context, wherever the shortest context ends.
+    point_BQO = (mask_BQO.flatten(1).cumsum(1) - 1 + context_B1 - start).view(mask_BQO.shape)
+    point_BQO = point_BQO * mask_BQO
+    # A question that only pads has one option, so that its shares are numbers.
+    mask_BQO[..., 0] = True
+    share_QO = seen.share_QO
+    context_BP = place_P < context_B1
+    episode = Episode(
+        row_P=seen.row_QO.flatten()[point_BP],
+        share_P=share_QO.flatten()[point_BP] * context_BP,
+        point_QO=point_BQO,
+        share_QO=share_QO[:, :widest][target_BQ] * exists_BQ1,
+        mask_QO=mask_BQO,
+        contexts=most,
+        start=start,
+        context_mask_P=context_BP[:, :most],
+        weight_Q=exists_BQ.to(share_QO.dtype) / targets_B1,
+    )
+    return Batch(row_B, episode)
