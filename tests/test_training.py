@@ -196,11 +196,11 @@ def test_groups_together_equal_one_after_the_other(tmp_path, loss, at_once):
 def test_groups_of_like_length_are_computed_together(local):
     config, tasks, *_ = local
     drawn = [draw for step in draw_round(list(tasks.values()), config, 1) for draw in step]
-    lengths = [(draw.contexts, len(draw.point_P)) for draw in drawn]
+    lengths = [len(draw.point_P) for draw in drawn]
     found = list(batches(drawn, 4))
     assert [len(batch) for batch in found] == [4] * (len(drawn) // 4) + [2]
     together = [draw for batch in found for draw in batch]
-    assert [(draw.contexts, len(draw.point_P)) for draw in together] == sorted(lengths)
+    assert [len(draw.point_P) for draw in together] == sorted(lengths)
     assert sorted(map(id, together)) == sorted(map(id, drawn))
     (whole,) = batches(drawn, len(drawn))
     assert list(map(id, whole)) == list(map(id, drawn))

@@ -207,11 +207,12 @@ def batches(step: Sequence[Draw], size: int) -> Iterator[Sequence[Draw]]:
     Yields
     ------
     sequence of Draw
-        By length of the context, then of the whole; as they came where one batch holds them all.
+        By length of the whole; as they came where one batch holds them all.
     """
     if len(step) > size:
-        # Attention costs the product of both lengths, all else the length of the whole.
-        step = sorted(step, key=lambda draw: (draw.contexts, len(draw.point_P)))
+        # By length of the context first, attention would be padded hardly less, and all else,
+        # which costs more, by a quarter more (docs/benchmark.md).
+        step = sorted(step, key=lambda draw: len(draw.point_P))
     for start in range(0, len(step), size):
         yield step[start : start + size]
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from math import sumprod
 
 import torch
 from torch import Tensor
@@ -134,16 +133,14 @@ def _sizes(tasks: list[GroupTask], config: Config) -> list[tuple[str, float, flo
     names = ("points with padding", "attention pairs with padding")
     real, padded = [0.0, 0.0], [0.0, 0.0]
     steps = draw_round(tasks, config, 1)
-    for step in steps:
-        for batch in batches(step, AT_ONCE):
-            points = [len(draw.point_P) for draw in batch]
-            contexts = [draw.contexts for draw in batch]
-            most = len(batch) * max(points)
-            for place, (own, all_of_them) in enumerate(
-                ((sum(points), most), (sumprod(points, contexts), most * max(contexts)))
-            ):
-                real[place] += own / len(steps)
-                padded[place] += all_of_them / len(steps)
+    for batch in (batch for step in steps for batch in batches(step, AT_ONCE)):
+        points = [len(draw.point_P) for draw in batch]
+        # In each layer but the last every point attends to the context's.
+        pairs = [len(draw.point_P) * draw.contexts for draw in batch]
+        longest = max(points), max(points) * max(draw.contexts for draw in batch)
+        for place, drawn in enumerate((points, pairs)):
+            real[place] += sum(drawn) / len(steps)
+            padded[place] += len(batch) * longest[place] / len(steps)
     return list(zip(names, real, padded, strict=True))
 
 
