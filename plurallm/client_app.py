@@ -75,8 +75,7 @@ def train(message: Message, context: Context) -> Message:
     chunk = 1 if at_once == 1 else groups_in_memory(local.model)
     for start in range(0, len(asked), chunk):
         members = asked[start : start + chunk]
-        started = perf_counter()
-        weights, updates = _train(local, members, record, round_number, at_once)
+        weights, updates, spent = _train(local, members, record, round_number, at_once)
         for name, tensor in weights.items():  # all groups at once: each copy waits for the device
             stacked[name][start : start + len(members)] = tensor.cpu().numpy()
         losses += [float(np.mean(update.losses)) for update in updates]
@@ -85,10 +84,12 @@ def train(message: Message, context: Context) -> Message:
             local.receive(record)
             tasks = [local.tasks[group] for group in members]
             models = local.personal_models(run)
+            started = perf_counter()
             train_personal(
                 models, local.model, tasks, local.table_RD, local.config, round_number, at_once
             )
-        seconds += [(perf_counter() - started) / len(members)] * len(members)
+            spent += perf_counter() - started
+        seconds += [spent / len(members)] * len(members)
     # One array after the other, so that a node of many groups never holds all of them twice.
     arrays = ArrayRecord({name: write_array(stacked.pop(name)) for name in list(stacked)})
     metrics = MetricRecord(
@@ -125,14 +126,15 @@ def _groups_at_once(local: LocalData) -> int:
 
 def _train(
     local: LocalData, groups: list[str], record: ArrayRecord, round_number: int, at_once: int
-) -> tuple[dict[str, Tensor], list[LocalUpdate]]:
-    """Weights ``[G, ...]`` and update of each group, from the received weights."""
+) -> tuple[dict[str, Tensor], list[LocalUpdate], float]:
+    """Weights ``[G, ...]`` and update of each group, and the seconds of the training alone."""
     received = local.receive(record)
     config, table_RD = local.config, local.table_RD
     proximal = None
     if isinstance(config.strategy, FedProxStrategy) and config.strategy.mu > 0:
         proximal = Proximal(config.strategy.mu, received)
     tasks = [poison_task(local.tasks[group], config) for group in groups]
+    started = perf_counter()
     try:
         if len(tasks) == 1:
             update = train_group(local.model, tasks[0], table_RD, config, round_number, proximal)
@@ -145,13 +147,14 @@ def _train(
     except Exception as error:
         # The reply is for all groups of the node: say which of them it was.
         raise RuntimeError(f"training {', '.join(groups)}: {error}") from error
+    spent = perf_counter() - started  # the losses were read: the device has done its work
     for row, group in enumerate(groups):
         own = {name: tensor[row] for name, tensor in weights.items()}
         sent = poison_update(group, own, received, config.attack)
         if sent is not own:
             for name, tensor in own.items():
                 tensor.copy_(sent[name])
-    return weights, updates
+    return weights, updates, spent
 
 
 def _received_distances(

@@ -106,6 +106,8 @@ class Recorder:
         )
         timings = {
             "round": report.round_number,
+            # What a round takes in all, checkpoints too, is from its beginning to the next one's.
+            "began": report.began - self._started,
             "seconds": report.seconds,
             "bytes_down": report.bytes_down,
             "bytes_up": report.bytes_up,

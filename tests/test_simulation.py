@@ -1,5 +1,6 @@
 """Whole runs of the two apps in one process."""
 
+import itertools
 import json
 import math
 
@@ -94,6 +95,7 @@ def test_a_run_leaves_the_folder_that_others_rely_on(tmp_path):
         assert timing["bytes_up"] == timing["bytes_down"] / (
             1 if timing["round"] % 2 and timing["round"] < 5 else 11 / 4
         )
+    _check_times(lines(folder, "timings.jsonl"))
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["cells"] == rounds[-1]["cells"]
     baselines = {"uniform", "context_mean", "mean", "mixture", "neighbours"}
@@ -105,6 +107,14 @@ def test_a_run_leaves_the_folder_that_others_rely_on(tmp_path):
     assert model["first.weight"].shape == (16, 33)
     assert json.loads((folder / "model/config.json").read_text())["embedding_width"] == 32
     assert summary["best"]["round"] in (2, 4, 5)
+
+
+def _check_times(timings):
+    for line, following in itertools.pairwise(timings):
+        whole = following["began"] - line["began"]
+        training = sum(group["seconds"] for group in line["groups"].values())
+        assert 0 < training < line["seconds"]["train"]
+        assert sum(line["seconds"].values()) < whole
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):

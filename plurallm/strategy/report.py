@@ -1,5 +1,6 @@
 """What happened in a round, and why a run cannot go on."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ class RoundReport:
     refused : dict of str to str
         Reason by group whose update was not taken.
     work : dict of str to dict
-        What each group's training took: ``seconds`` on its node and ``bytes_up``.
+        What each group's training took: ``seconds`` of it alone on its node, and ``bytes_up``.
     failed : str or None
         Why the round changed nothing, where it brought too few updates.
     scores : dict of str to GroupScore
@@ -38,7 +39,9 @@ class RoundReport:
     bytes_down, bytes_up : int
         Weights sent to and received from nodes.
     seconds : dict of str to float
-        Wall-clock seconds of ``train`` and ``evaluate``.
+        Wall-clock seconds of ``train`` and ``evaluate``, from the messages to the last reply.
+    began : float
+        When the round began, on the clock ``time.monotonic``.
     """
 
     round_number: int
@@ -53,6 +56,7 @@ class RoundReport:
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def train_loss(self) -> float | None:

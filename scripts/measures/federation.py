@@ -7,15 +7,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from run import plan_resources
 
 from measures.bench import Bench, Row, against_bytes, medians, megabytes, show
-from plurallm.config import hydra_quote
+from plurallm.config import hydra_quote, load_config
 from plurallm.strategy import OrderedMean
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,9 +56,19 @@ class Run:
         """Seconds of a phase, ``train`` or ``evaluate``, over all rounds."""
         return float(sum(line["seconds"].get(phase, 0.0) for line in self.timings))
 
-    def compute(self) -> float:
-        """Seconds that the clients' own clocks count as training, over all groups and rounds."""
-        return sum(map(_compute, self.timings))
+    def rounds(self) -> list[tuple[float, float]]:
+        """Seconds of each round but the last: in all, evaluation left out, and of training alone.
+
+        A round goes from its beginning to the next one's: the mean, records and checkpoints too.
+        Training alone is what the clients' own clocks count, over all groups.
+        """
+        return [
+            (
+                following["began"] - line["began"] - line["seconds"].get("evaluate", 0.0),
+                sum(own["seconds"] for own in line["groups"].values()),
+            )
+            for line, following in pairwise(self.timings)
+        ]
 
 
 def run_command(engine: str, overrides: Sequence[str], environment: dict[str, str]) -> Run:
@@ -112,23 +124,26 @@ def flower(bench: Bench) -> Iterator[Row]:
 
 def _engine(bench: Bench, engine: str, count: int, nodes: str) -> Iterator[Row]:
     measured = 2 if bench.quick else max(3, bench.repeats)
-    skip = 1  # the first round of a process also lays out its data
+    skip = 1  # the first round of a process also lays out its data; the last has no successor
     overrides = [
         *bench.with_groups(count),
-        *(f"federation.nodes={nodes}", f"federation.rounds={measured + skip}"),
-        f"evaluation.every={measured + skip}",
+        *(f"federation.nodes={nodes}", f"federation.rounds={measured + skip + 1}"),
+        f"evaluation.every={measured + skip + 1}",
         "threads=1",
     ]
     run = run_command(engine, overrides, ENVIRONMENT)
     groups = len(run.timings[-1]["groups"])
     where = "one node" if nodes == "1" else "a node each"
     name = f"{groups} groups, {where}, {engine}"
-    lines = run.timings[skip:]
-    whole = median(line["seconds"]["train"] for line in lines)
-    pure = median(map(_compute, lines))
-    required = "at most 1.05" if engine == "in one process" else ""
-    against = f"training alone: {show(1e3 * pure)} ms"
-    yield Row(f"round: {name}", 1e3 * whole, "ms", against, whole / pure, required)
+    whole, alone = (median(spent) for spent in zip(*run.rounds()[skip:], strict=True))
+    actors = 1
+    against = f"training alone: {show(1e3 * alone)} ms"
+    required = "at most 1.05"
+    if engine == "flwr run":
+        actors = plan_resources(load_config(overrides, None), 1 if nodes == "1" else groups)[1]
+        against = f"training alone, over {actors} at a time: {show(1e3 * alone / actors)} ms"
+        required = ""
+    yield Row(f"round: {name}", 1e3 * whole, "ms", against, whole * actors / alone, required)
     steps = groups * bench.config.training.steps_per_round
     yield Row("of it a group's step", 1e3 * whole / steps, "ms")
     yield Row("start-up", run.start, "s")
@@ -136,10 +151,6 @@ def _engine(bench: Bench, engine: str, count: int, nodes: str) -> Iterator[Row]:
         table = bench.local.table_RD.nbytes / 1e6
         against = f"embedding table: {show(table)} MB"
         yield Row("peak memory of the process", run.memory, "MB", against, run.memory / table)
-
-
-def _compute(line: dict[str, Any]) -> float:
-    return float(sum(own["seconds"] for own in line["groups"].values()))
 
 
 def start_up(bench: Bench) -> Iterator[Row]:
