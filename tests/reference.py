@@ -129,6 +129,33 @@ def evaluate_by_question(
     return sum(distances) / len(distances)
 
 
+def train_by_question(
+    model: PlainTransformer,
+    episodes: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], list[int]]],
+    rates: list[float],
+) -> list[float]:
+    """Cross-entropy of each step, question by question, and a step of plain Adam.
+
+    An episode has vectors and shares of its context and of its targets, and each target's number
+    of options.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), foreach=False, fused=False)
+    losses = []
+    for rate, ((context_x_PD, context_y_P), (x_PD, y_P), options) in zip(
+        rates, episodes, strict=True
+    ):
+        output = model(context_x_PD, context_y_P, x_PD)[:, 0]
+        questions = zip(output.split(options), y_P.split(options), strict=True)
+        loss = sum(-(y_O * torch.log_softmax(mean_O, 0)).sum() for mean_O, y_O in questions)
+        loss = loss / len(options)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 def jensen_shannon(p_O: np.ndarray, q_O: np.ndarray) -> float:
     """Base e Jensen-Shannon distance, term by term."""
     total = 0.0

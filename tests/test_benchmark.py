@@ -39,6 +39,8 @@ def test_the_quick_form_measures_what_one_process_does(tmp_path):
         "one training step",
         "2 steps of 8 groups, together",
         "operations a step",
+        "of it on the host",
+        "operations of a round's set-up",
         "of the products a step",
         "points with padding",
         "attention pairs with padding",
@@ -46,6 +48,7 @@ def test_the_quick_form_measures_what_one_process_does(tmp_path):
         "aggregate 8 updates",
     }
     assert rows["operations a step"]["ratio"] < 0.5
+    assert 0 < rows["of it on the host"]["median"] < rows["operations a step"]["median"]
     padded = [rows[f"{what} with padding"]["ratio"] for what in ("points", "attention pairs")]
     assert 1 <= padded[0] <= padded[1]
 

@@ -2,11 +2,13 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from shlex import join
 from statistics import median
@@ -65,6 +67,8 @@ class Bench:
         Whether to leave out what takes long.
     flops, bandwidth : float
         Best rates seen on the device: operations and bytes a second.
+    host_bandwidth : float
+        Bytes a second of the host, for what never is on the device.
     """
 
     overrides: tuple[str, ...]
@@ -77,6 +81,7 @@ class Bench:
     quick: bool
     flops: float
     bandwidth: float
+    host_bandwidth: float
 
     @property
     def device(self) -> torch.device:
@@ -97,21 +102,22 @@ class Bench:
         return [*self.overrides, f"data.train_groups=[{names}]"]
 
 
+def lay_out(overrides: Sequence[str]) -> LocalData:
+    """What a node of all groups holds."""
+    node = {"partition-id": 0, "num-partitions": 1}
+    return local_data(Context(1, 0, node, RecordDict(), {"overrides": join(overrides)}))
+
+
 def make_bench(overrides: list[str], repeats: int, stride: int, quick: bool) -> Bench:
     """Lay the groups out and measure the machine's rates."""
-    context = Context(
-        1, 0, {"partition-id": 0, "num-partitions": 1}, RecordDict(), {"overrides": join(overrides)}
-    )
-    local = local_data(context)
+    local = lay_out(overrides)
     config = load_config(overrides, None)
     survey = load_survey(config.data)
     everyone = replace(config, data=replace(config.data, groups="all"))
     device = local.table_RD.device
     square = torch.randn(1024, 1024, device=device)
     product = fastest(device, lambda: square @ square)
-    source = torch.ones(64 * 1024**2, device=device)
-    target = torch.empty_like(source)
-    copy = fastest(device, lambda: target.copy_(source))
+    bandwidth = copy_rate(device)
     return Bench(
         tuple(overrides),
         config,
@@ -122,8 +128,16 @@ def make_bench(overrides: list[str], repeats: int, stride: int, quick: bool) -> 
         stride,
         quick,
         2 * 1024**3 / product,
-        2 * source.nbytes / copy,
+        bandwidth,
+        bandwidth if device.type == "cpu" else copy_rate(torch.device("cpu")),
     )
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second that a large copy reads and writes at best."""
+    source = torch.ones(64 * 1024**2, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / fastest(device, lambda: target.copy_(source))
 
 
 def fastest(device: torch.device, action: Callable[[], object]) -> float:
@@ -173,23 +187,26 @@ def count_operations(action: Callable[[], object]) -> int:
     return int(counter.count)
 
 
-def against_floor(bench: Bench, measure: str, action: Callable[[], object], parts: int = 1) -> Row:
-    """Hold an action of so many like parts against its matrix products at full rate."""
-    flops = count_flops(action) / parts
-    seconds, floor = medians(bench, action)[0] / parts, flops / bench.flops
+def against_floor(bench: Bench, measure: str, seconds: float, flops: float) -> Row:
+    """Hold seconds against matrix products at full rate."""
+    floor = flops / bench.flops
     against = (
         f"floor: {show(1e3 * floor)} ms, {flops / 1e9:.3g} GFLOP at {bench.flops / 1e9:,.0f}/s"
     )
     return Row(measure, 1e3 * seconds, "ms", against, seconds / floor)
 
 
-def against_bytes(bench: Bench, measure: str, seconds: float, moved: float) -> Row:
-    """Hold seconds against bytes moved at the memory's rate."""
-    floor = moved / bench.bandwidth
-    against = (
-        f"floor: {show(1e3 * floor)} ms, {show(moved / 1e6)} MB at {bench.bandwidth / 1e9:.3g} GB/s"
-    )
+def against_bytes(measure: str, seconds: float, moved: float, bandwidth: float) -> Row:
+    """Hold seconds against bytes moved at the rate of the memory that holds them."""
+    floor = moved / bandwidth
+    against = f"floor: {show(1e3 * floor)} ms, {show(moved / 1e6)} MB at {bandwidth / 1e9:.3g} GB/s"
     return Row(measure, 1e3 * seconds, "ms", against, seconds / floor)
+
+
+def in_new_process(measure: Callable[..., float | None], *arguments: object) -> float | None:
+    """Measure in a process of its own: memory that others gave back is taken without a trace."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 @contextmanager

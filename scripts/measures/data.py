@@ -37,7 +37,7 @@ def loading(bench: Bench) -> Iterator[Row]:
     table_RD = bench.local.table_RD
     for name, spent in seconds.items():
         if name.startswith("embedding"):
-            yield against_bytes(bench, name, spent, 2 * table_RD.nbytes)
+            yield against_bytes(name, spent, 2 * table_RD.nbytes, bench.host_bandwidth)
         else:
             yield Row(name, 1e3 * spent, "ms")
 
@@ -90,5 +90,6 @@ def look_up(bench: Bench) -> Iterator[Row]:
     ))  # fmt: skip
     points = sum(map(len, rows)) / len(rows)
     name = "embeddings of one step's points"
-    yield against_bytes(bench, name, fast, 2 * points * table_RD.shape[1] * table_RD.itemsize)
+    moved = 2 * points * table_RD.shape[1] * table_RD.itemsize
+    yield against_bytes(name, fast, moved, bench.bandwidth)
     yield Row(name, 1e3 * fast, "ms", f"slow: {1e3 * slow:.3g} ms", fast / slow)

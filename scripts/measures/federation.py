@@ -13,10 +13,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from run import plan_resources
 
-from measures.bench import Bench, Row, against_bytes, medians, megabytes, show
+from measures.bench import Bench, Row, against_bytes, medians, megabytes, reference, show
+from plurallm.checkpoint import Arrays
 from plurallm.config import hydra_quote, load_config
 from plurallm.strategy import OrderedMean
 
@@ -176,14 +178,25 @@ def aggregation(bench: Bench) -> Iterator[Row]:
     # Eight in turn: more than a processor's caches hold; a hundred would only fill the memory.
     updates = [{name: torch.randn(s).numpy() for name, s in shapes.items()} for _ in range(8)]
 
-    def aggregate(count: int) -> None:
+    def aggregate(count: int) -> Arrays:
         mean = OrderedMean(map(str, range(count)))
         for number in range(count):
             mean.add(str(number), updates[number % len(updates)], number + 1.0)
-        mean.average()
+        return mean.average()
 
-    few, many = medians(bench, lambda: aggregate(8), lambda: aggregate(100))
+    weighted = {str(number): (update, number + 1.0) for number, update in enumerate(updates)}
+    few, many, slow = medians(
+        bench,
+        lambda: aggregate(8),
+        lambda: aggregate(100),
+        lambda: reference.weighted_mean(weighted),
+    )
+    own = aggregate(8)
+    for name, mean in reference.weighted_mean(weighted).items():
+        np.testing.assert_allclose(own[name], mean, rtol=0, atol=1e-5)
+    yield Row("aggregate 8 updates", 1e3 * few, "ms", f"slow: {show(1e3 * slow)} ms", few / slow)
     weights = sum(shape.numel() for shape in shapes.values())
-    # An update is read in float32, the sum read and written in float64.
-    yield against_bytes(bench, "aggregate 8 updates", few, 8 * 20 * weights)
+    # Every update is read in float32, the mean written in float64; sums may stay in the caches.
+    moved = (8 * 4 + 8) * weights
+    yield against_bytes("aggregate 8 updates", few, moved, bench.host_bandwidth)
     yield Row("aggregate 100 updates", 1e3 * many, "ms", "8 updates", many / few)

@@ -1,6 +1,6 @@
 """Evaluation, one training step, and groups together against one after the other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +13,8 @@ from measures.bench import (
     against_floor,
     count_flops,
     count_operations,
+    in_new_process,
+    lay_out,
     medians,
     peak_memory,
     reference,
@@ -24,12 +26,16 @@ from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_gr
 from plurallm.model import PreferenceTransformer
 from plurallm.preferences import split_context
 from plurallm.randomness import generator
-from plurallm.tasks import GroupTask, group_tasks
+from plurallm.tasks import GroupTask, group_tasks, load_survey
 from plurallm.training import train_group, train_groups_together
-from plurallm.training.episodes import batches, draw_round
+from plurallm.training.episodes import batches, draw_round, round_questions
+from plurallm.training.local import round_rates
 
 AT_ONCE = 32
 """Groups in one vectorised computation, as on a GPU."""
+
+STEPS = 6
+"""Steps whose operations are counted: set-up is not among them."""
 
 
 def evaluation(bench: Bench) -> Iterator[Row]:
@@ -71,58 +77,113 @@ def evaluation(bench: Bench) -> Iterator[Row]:
     against = f"slow: {show(slow_s)} s, scaled from {timed} of {answers}; scores within {gap:.0e}"
     name = f"evaluate {len(episodes)} groups"
     yield Row(name, 1e3 * fast_s, "ms", against, fast_s / slow_s, "at most 0.025")
-    yield against_floor(bench, name, fast)
+    yield against_floor(bench, name, fast_s, count_flops(fast))
 
 
 def training_step(bench: Bench) -> Iterator[Row]:
     """One step of local training, the mean over a first round of the run's training groups."""
+    model, table_RD, config = bench.local.model, bench.local.table_RD, bench.config
     tasks = [bench.local.tasks[group] for group in bench.local.roles.train]
-    steps = len(tasks) * bench.config.training.steps_per_round
-    train = partial(
-        train_group,
-        bench.local.model,
-        table_RD=bench.local.table_RD,
-        config=bench.config,
-        round_number=1,
-    )
-    yield against_floor(bench, "one training step", lambda: [*map(train, tasks)], steps)
+    steps = len(tasks) * config.training.steps_per_round
+    train = partial(_train_all, model, tasks, table_RD, config)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    first = tasks[0]
+    vectors_RD, rates = table_RD.cpu(), round_rates(config, 1)
+    episodes = []  # vectors of the slow form lie ready: only network, loss and Adam are timed
+    for context_Q, target_Q in round_questions(first, config, 1):
+        parts = (first.seen.take(question_Q) for question_Q in (context_Q, target_Q))
+        context, target = (reference.points(part, vectors_RD) for part in parts)
+        episodes.append((context, target, first.seen.mask_QO[target_Q].sum(-1).tolist()))
+    losses = list[float]()
+
+    def slow() -> None:
+        plain = reference.PlainTransformer(table_RD.shape[1], config.model)
+        plain.copy_weights(model)
+        losses[:] = reference.train_by_question(plain, episodes, rates)
+
+    fast_s, slow_s = medians(bench, train, slow)
+    fast_s, slow_s = fast_s / steps, slow_s / len(episodes)
+    own = train_group(model, first, table_RD, config, 1).losses
+    model.load_state_dict(start)
+    gap = max(abs(one - other) for one, other in zip(own, losses, strict=True))
+    if not gap < 1e-3:
+        raise RuntimeError(f"the two forms of a training step differ by {gap:.1e} in loss")
+    against = f"slow: {show(1e3 * slow_s)} ms, {first.name} alone; losses within {gap:.0e}"
+    yield Row("one training step", 1e3 * fast_s, "ms", against, fast_s / slow_s)
+    yield against_floor(bench, "one training step", fast_s, count_flops(train) / steps)
+
+
+def _train_all(
+    model: PreferenceTransformer,
+    tasks: list[GroupTask],
+    table_RD: Tensor,
+    config: Config,
+    at_once: int = 1,
+) -> None:
+    """Train all groups from the same weights: so many at once, or one after the other."""
+    if at_once > 1:
+        train_groups_together(model, tasks, table_RD, config, 1, at_once=at_once)
+        return
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    for task in tasks:
+        train_group(model, task, table_RD, config, 1)
+        model.load_state_dict(start)
+
+
+def _with_steps(config: Config, steps: int) -> Config:
+    return replace(config, training=replace(config.training, steps_per_round=steps))
+
+
+def _operations(bench: Bench, tasks: list[GroupTask]) -> Iterator[Row]:
+    """What a step of all groups dispatches, and apart from it the host's draws and the set-up."""
+    few, many = (_with_steps(bench.config, steps) for steps in (1, 1 + STEPS))
+    names = ("operations a step", "of it on the host", "operations of a round's set-up")
+    counts = []
+    for way in (AT_ONCE, 1):
+        train = partial(_train_all, bench.local.model, tasks, bench.local.table_RD, at_once=way)
+        host = [count_operations(partial(draw_round, tasks, config, 1)) for config in (few, many)]
+        once, whole = (count_operations(partial(train, config)) for config in (few, many))
+        step = (whole - once) / STEPS
+        counts.append((step, (host[1] - host[0]) / STEPS, once - step))
+    for name, together, apart in zip(names, *counts, strict=True):
+        against = f"one after the other: {show(apart)}"
+        yield Row(name, together, "", against, together / apart if apart else None)
+
+
+def _peak(overrides: Sequence[str], names: list[str], at_once: int) -> float | None:
+    """MB that a round of two steps takes at most beyond what lies there before."""
+    local = lay_out(overrides)
+    config = _with_steps(local.config, 2)
+    tasks = list(group_tasks(load_survey(config.data), names, config).values())
+    with peak_memory(local.table_RD.device) as found:
+        _train_all(local.model, tasks, local.table_RD, config, at_once)
+    return found[0] if found else None
 
 
 def together(bench: Bench) -> Iterator[Row]:
     """Groups trained in vectorised computations, against one after the other."""
     model, table_RD = bench.local.model, bench.local.table_RD
-    config = replace(bench.config, training=replace(bench.config.training, steps_per_round=2))
+    config = _with_steps(bench.config, 2)
     tasks = list(group_tasks(bench.survey, bench.everyone.train, config).values())
     for count in bench.sizes:
         chosen = tasks[:count]
 
-        def apart(chosen: list[GroupTask] = chosen) -> None:
-            start = {name: value.clone() for name, value in model.state_dict().items()}
-            for task in chosen:
-                train_group(model, task, table_RD, config, 1)
-                model.load_state_dict(start)
-
-        def at_once(chosen: list[GroupTask] = chosen) -> None:
-            train_groups_together(model, chosen, table_RD, config, 1, at_once=AT_ONCE)
-
+        at_once, apart = (
+            partial(_train_all, model, chosen, table_RD, config, way) for way in (AT_ONCE, 1)
+        )
         fast, slow = medians(replace(bench, repeats=min(bench.repeats, 3)), at_once, apart)
         name = f"2 steps of {count} groups, together"
         against = f"one after the other: {show(1e3 * slow)} ms"
         yield Row(name, 1e3 * fast, "ms", against, fast / slow)
-        counts = [count_operations(action) / 2 for action in (at_once, apart)]
-        against = f"one after the other: {show(counts[1])}"
-        yield Row("operations a step", counts[0], "", against, counts[0] / counts[1])
+        yield from _operations(bench, chosen)
         flops = [count_flops(action) / 2e9 for action in (at_once, apart)]
         against = f"one after the other: {show(flops[1])}"
         yield Row("of the products a step", flops[0], "GFLOP", against, flops[0] / flops[1])
         for size, real, padded in _sizes(chosen, config):
             yield Row(size, padded, "", f"without: {show(real)}", padded / real)
-        peaks = []
-        for action in (at_once, apart):
-            with peak_memory(bench.device) as found:
-                action()
-            peaks += found
-        if peaks:
+        names = [task.name for task in chosen]
+        peaks = [in_new_process(_peak, bench.overrides, names, way) for way in (AT_ONCE, 1)]
+        if None not in peaks:
             against = f"one after the other: {show(peaks[1])}"
             yield Row("memory more than before", peaks[0], "MB", against)
     yield _difference(bench, tasks[: bench.sizes[0]], config)
