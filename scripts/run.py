@@ -116,7 +116,7 @@ def plan_resources(config: Config, nodes: int) -> tuple[str, int]:
     with suppress(OSError, ValueError):  # a container's limit, where there is one
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, math.ceil(int(quota) / int(period)))
-    threads = config.threads or 1
+    threads = config.threads or max(1, cores // nodes)
     actors = max(1, min(nodes, cores // threads))
     # Where a device is named, no actor has a share: each sees all GPUs, and takes that one.
     gpus = torch.cuda.device_count() if config.device == "auto" else 0
@@ -154,7 +154,7 @@ def surroundings(home: Path) -> dict[str, Any]:
     """Options of ``subprocess`` for the commands of this home."""
     # Nothing of the caller's Flower and Ray, and no proxy between the parts of the run. Ray gives
     # each actor as many threads as cores, unless the caller's environment says how many.
-    foreign = ("FLWR_", "RAY_", "OMP_NUM_THREADS")
+    foreign = ("FLWR_", "RAY_", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

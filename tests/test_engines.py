@@ -1,6 +1,7 @@
 """Flower's simulation engine against the in-process one, and clients that fail in it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+from run import plan_resources
 
+from plurallm.config import load_config
 from plurallm.simulation import run_in_process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,12 +49,16 @@ def test_both_engines_give_the_same_bits(tmp_path):
     assert result_bytes(tmp_path / "here") == result_bytes(tmp_path / "shared")
 
 
-def test_actors_have_as_many_threads_as_cores_whatever_the_caller_has(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    short = ("threads=null", "federation.rounds=1")
+@pytest.mark.parametrize("nodes", [1, 5])
+def test_actors_share_the_cores_whatever_the_caller_has(tmp_path, monkeypatch, nodes):
+    for library in ("OMP", "MKL"):
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "3")
+    short = ("threads=null", "federation.rounds=1", f"federation.nodes={nodes}")
     done = flower_run(REPOSITORY, tmp_path / "run", *short)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run/summary.json").read_text())["threads"] == [1]
+    resources, _ = plan_resources(load_config(short, None), nodes)
+    threads = int(re.search(r"client-resources-num-cpus=(\d+)", resources)[1])
+    assert json.loads((tmp_path / "run/summary.json").read_text())["threads"] == [threads]
 
 
 def spoiled_checkout(tmp_path, in_training):

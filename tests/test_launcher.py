@@ -79,11 +79,12 @@ def test_actors_fit_into_cores_and_gpus(
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         text, actors = launcher.plan_resources(config, nodes)
         values = parse_config_args([text])
+        own = threads or max(1, 16 // nodes)  # by default no core is left idle
         share = values.pop("client-resources-num-gpus")
         assert values == {
             "num-supernodes": nodes,
-            "client-resources-num-cpus": threads or 1,
-            "init-args-num-cpus": actors * (threads or 1),
+            "client-resources-num-cpus": own,
+            "init-args-num-cpus": actors * own,
         }
         assert 1 <= actors <= nodes
         assert isinstance(share, float)
