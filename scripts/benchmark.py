@@ -53,7 +53,7 @@ def main() -> None:
     add("--only", nargs="+", choices=MEASURES, metavar="MEASURE", help=" ".join(MEASURES))
     extent.add_argument("--quick", action="store_true", help="all measures, in about a minute")
     extent.add_argument("--full", action="store_true", help="the slow form on every question")
-    extent.add_argument("--job", action="store_true", help="only the full job, against published")
+    add("--job", action="store_true", help="only the full job, against published")
     add("--json", type=Path, metavar="FILE", help="write the result there too")
     add("--cache", type=Path, metavar="FOLDER", help="embedding tables (default: the user's)")
     options = parser.parse_args()
@@ -101,6 +101,13 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def device_name(device: torch.device) -> str:
+    """What the device calls itself, where it has a name."""
+    if device.type != "cuda":
+        return str(device)
+    return torch.cuda.get_device_name(device)
+
+
 def describe_machine(bench: Bench) -> dict[str, Any]:
     """What numbers of two runs must share to be compared."""
     info = Path("/proc/cpuinfo")
@@ -110,7 +117,7 @@ def describe_machine(bench: Bench) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load": f"{os.getloadavg()[0]:.1f}",
         "torch": torch.__version__,
-        "device": str(bench.device),
+        "device": device_name(bench.device),
         "threads": torch.get_num_threads(),
         "GFLOP/s": round(bench.flops / 1e9),
         "GB/s": round(bench.bandwidth / 1e9, 1),

@@ -65,6 +65,24 @@ def test_the_quick_form_runs_both_engines(tmp_path):
     assert rows["round: 8 groups, a node each, in one process"]["ratio"] > 1
 
 
+@pytest.mark.slow
+def test_the_job_is_held_against_the_published_code_at_the_same_number_of_rounds(tmp_path):
+    rows = benchmark(tmp_path, "--job", "--quick", "--width", "32", "--repeats", "1")
+    assert set(rows) >= {
+        "the whole job",
+        "of it load",
+        "of it rounds",
+        "of it evaluations",
+        "of it the rest",
+        "its rounds but the last",
+        "points of a step",
+    }
+    assert rows["of it rounds"]["against"] == "published: 47 s"  # 10 rounds of 4.7 s
+    assert rows["its rounds but the last"]["ratio"] > 1
+    parts = sum(rows[f"of it {part}"]["median"] for part in ("load", "rounds", "evaluations"))
+    assert parts < rows["the whole job"]["median"]
+
+
 def test_operations_are_counted_without_views_and_with_those_of_the_backward_pass():
     weight = torch.ones(3, 4, requires_grad=True)
     x = torch.ones(5, 4)

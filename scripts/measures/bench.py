@@ -16,7 +16,7 @@ from timeit import repeat, timeit
 from typing import Any
 
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import Context, RecordDict, UserConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -104,8 +104,9 @@ class Bench:
 
 def lay_out(overrides: Sequence[str]) -> LocalData:
     """What a node of all groups holds."""
-    node = {"partition-id": 0, "num-partitions": 1}
-    return local_data(Context(1, 0, node, RecordDict(), {"overrides": join(overrides)}))
+    run_config: UserConfig = {"overrides": join(overrides)}
+    node_config: UserConfig = {"partition-id": 0, "num-partitions": 1}
+    return local_data(Context(1, 0, node_config, RecordDict(), run_config))
 
 
 def make_bench(overrides: list[str], repeats: int, stride: int, quick: bool) -> Bench:

@@ -183,7 +183,7 @@ def together(bench: Bench) -> Iterator[Row]:
             yield Row(size, padded, "", f"without: {show(real)}", padded / real)
         names = [task.name for task in chosen]
         peaks = [in_new_process(_peak, bench.overrides, names, way) for way in (AT_ONCE, 1)]
-        if None not in peaks:
+        if peaks[0] is not None:
             against = f"one after the other: {show(peaks[1])}"
             yield Row("memory more than before", peaks[0], "MB", against)
     yield _difference(bench, tasks[: bench.sizes[0]], config)
