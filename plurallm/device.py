@@ -46,5 +46,5 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
         On the device; `tensor` itself where that is the host.
     """
     # A GPU reads by itself only what the system cannot move; from other memory the host waits.
-    held = tensor.pin_memory() if device.type == "cuda" else tensor
-    return held.to(device, non_blocking=True)
+    held = torch.cuda.is_available() and device.type != "cpu"
+    return (tensor.pin_memory() if held else tensor).to(device, non_blocking=held)

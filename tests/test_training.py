@@ -29,13 +29,8 @@ from plurallm.training import (
     train_groups_together,
 )
 from plurallm.training.adam import Adam
-from plurallm.training.episodes import (
-    batches,
-    draw_round,
-    round_batches,
-    round_episodes,
-    round_questions,
-)
+from plurallm.training.draws import batches, draw_round, round_questions
+from plurallm.training.episodes import round_batches, round_episodes
 from plurallm.training.losses import predict
 
 

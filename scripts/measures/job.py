@@ -9,7 +9,7 @@ from measures.federation import run_command
 from plurallm.config import Config, load_config
 from plurallm.roles import count_seen
 from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training.episodes import draw_round
+from plurallm.training.draws import draw_round
 
 # Seconds of the published code (github.com/MoSrewa/PluralLLM, arXiv 2503.09925), moved to the CPU
 # and otherwise unchanged: on 2 cores of another machine, embedding width 4096, GlobalOpinionQA with

@@ -28,7 +28,7 @@ from plurallm.preferences import split_context
 from plurallm.randomness import generator
 from plurallm.tasks import GroupTask, group_tasks, load_survey
 from plurallm.training import train_group, train_groups_together
-from plurallm.training.episodes import batches, draw_round, round_questions
+from plurallm.training.draws import batches, draw_round, round_questions
 from plurallm.training.local import round_rates
 
 AT_ONCE = 32
