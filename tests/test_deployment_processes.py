@@ -127,6 +127,10 @@ def test_the_script_shows_the_same_model_as_the_engine_in_one_process(tmp_path):
         bundle = tmp_path / f"bundle-{run}"
         export([f"run={tmp_path / 'all' / run}", f"folder={bundle}", *released])
         bundles.append({file.name: file.read_bytes() for file in bundle.iterdir()})
+    # The card and the provenance say where the answers were: with the nodes, or in one file.
+    for name in ("README.md", "config.json"):
+        here, there = (bundle.pop(name) for bundle in bundles)
+        assert here.replace(b"nodes", b"custom") == there
     assert bundles[0] == bundles[1]
     assert "model.safetensors" in bundles[0]
 
