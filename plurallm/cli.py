@@ -236,11 +236,12 @@ def _run_tool(name: str, arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         print((config_directory() / f"{name}.yaml").read_text(encoding="utf-8"), end="")
         return
-    values = [argument for argument in arguments if "=" not in argument]
+    # A folder's name may hold an equals sign: those of a comparison's arms do.
+    values = [each for each in arguments if "=" not in each or Path(each).exists()]
     if len(values) > len(positional):
         _fail(ValueError(f"{values[-1]!r} is one value too many: see plurallm {name} --help"), 2)
     named = [f"{key}={hydra_quote(value)}" for key, value in zip(positional, values, strict=False)]
-    _report_errors(tool, [*named, *(argument for argument in arguments if "=" in argument)])
+    _report_errors(tool, [*named, *(each for each in arguments if each not in values)])
 
 
 def _name_path(verb: str, arguments: list[str]) -> list[str]:

@@ -93,10 +93,11 @@ def ask(options: dict[str, Any], *command: str) -> dict[str, Any]:
 
 
 class FirstSignal:
-    """The first of Ctrl-C, TERM and a closed terminal: it is noted, and interrupts nothing.
+    """The first of Ctrl-C, TERM and a closed terminal: noted, without interrupting anything.
 
     An exception out of a handler could come anywhere, also while processes are being ended, some of
-    which it would leave behind.
+    which it would leave behind. The next ones are ignored, also while Python itself ends: it would
+    let them end it with another status.
 
     Attributes
     ----------
@@ -109,7 +110,8 @@ class FirstSignal:
         on_signals(self._note)
 
     def _note(self, number: int, _: Any) -> None:
-        self.number = self.number or number
+        self.number = number
+        on_signals(signal.SIG_IGN)
 
     def wait(self, seconds: float) -> None:
         """Wait until it comes, at most so long."""

@@ -361,7 +361,10 @@ def test_the_card_says_what_is_in_it(run, bundle, tmp_path):
     assert "Data: `synthetic`. Strategy: `fedavg`, no differential privacy." in card
     private = PreferenceRewardModel.from_pretrained(bundle)
     private.provenance["privacy"] = {"protects": "respondents", "epsilon": 4.0, "delta": 1e-6}
+    private.provenance["training"] = "central"
     private.save_pretrained(tmp_path / "private")
+    assert "learnt federated" in card
+    assert "learnt in one place" in (tmp_path / "private" / "README.md").read_text()
     protected = "differential privacy of respondents, epsilon 4 at delta 1e-06"
     assert protected in (tmp_path / "private" / "README.md").read_text()
     licensed = export_tiny(run, tmp_path / "licensed", "license=cc-by-nc-sa-4.0")

@@ -43,6 +43,7 @@ def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
     return _CARD.format(
         metadata=metadata.to_yaml(),
         license=facts.get("license") or "none was chosen",
+        training=_TRAINING[facts.get("training", "federated")],
         data=facts.get("data", "not recorded"),
         strategy=facts.get("strategy", "not recorded"),
         privacy=_protection(facts),
@@ -82,6 +83,11 @@ def _score_row(name: str, cell: dict[str, float]) -> str:
     )
 
 
+_TRAINING = {
+    "federated": "learnt federated, so that training moves weights and no answers between groups",
+    "central": "learnt in one place, from the answers of all training groups",
+}
+
 _CARD = """---
 {metadata}
 ---
@@ -91,8 +97,8 @@ _CARD = """---
 It predicts how a group of people answers a survey question, from about 20 questions that the group
 has answered before, and so rewards what a language model writes: an option, a distribution over
 the options, or a ranking. Trained with [PluralLLM](https://arxiv.org/abs/2503.09925)'s method: a
-[GPO](https://arxiv.org/abs/2310.11523) transformer, learnt federated, so that training moves
-weights and no answers between groups. Answers that groups released into this bundle stand below.
+[GPO](https://arxiv.org/abs/2310.11523) transformer, {training}.
+Answers that groups released into this bundle stand below.
 
 ```python
 from plurallm.reward import PreferenceRewardModel, read_context

@@ -144,4 +144,5 @@ def _provenance(
         whole = json.loads(summary.read_text(encoding="utf-8"))
         keys = ("train_groups", "held_out_groups", "privacy", "versions")
         facts |= {key: whole[key] for key in keys if key in whole}
+        facts["training"] = "federated" if whole["bytes_up"] else "central"
     return facts
