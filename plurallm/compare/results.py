@@ -1,7 +1,7 @@
 """What a finished comparison says, as plain data: everything that its report shows."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,12 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     done = [job for job in jobs if job.done]
     if not done:
         raise ConfigError(f"{folder}: no arm of this comparison is done")
-    answered = _answered(done)
     local = local_survey(done[0].run_overrides)
     by_arm: dict[str, list[Job]] = {}
     for job in done:
         by_arm.setdefault(job.arm.name, []).append(job)
-    summaries = {job: _summary(job) for job in done}
-    arms = {
-        name: _arm({job: summaries[job] for job in own}, {job: answered[job] for job in own})
-        for name, own in by_arm.items()
-    }
+    summaries = _summaries(done)
+    arms = {name: _arm({job: summaries[job] for job in own}) for name, own in by_arm.items()}
     return {
         "name": folder.name,
         "command": (folder / "command.txt").read_text(encoding="utf-8").strip(),
@@ -87,7 +83,7 @@ def comparison_results(folder: Path) -> dict[str, Any]:
         "convergence": convergence(arms),
         "verdicts": verdicts(arms),
         "unanswered": _unanswered(local),
-        "unanswered_counts": _unanswered_counts(answered),
+        "unanswered_counts": _unanswered_counts(summaries),
         "examples": examples(done, local),
     }
 
@@ -96,9 +92,7 @@ def _missing(job: Job) -> str:
     return job.name if job.failure is None else f"{job.name} (failed: {job.failure})"
 
 
-def _arm(
-    summary_of: Mapping[Job, dict[str, Any]], answered_of: Mapping[Job, dict[str, Any]]
-) -> dict[str, Any]:
+def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
     jobs = list(summary_of)
     summaries = {str(job.seed): summary for job, summary in summary_of.items()}
     return {
@@ -107,7 +101,7 @@ def _arm(
         "seeds": [job.seed for job in jobs],
         "cells": cells_over_seeds(summaries),
         "answered": cells_over_seeds(
-            {str(job.seed): {"cells": cells} for job, cells in answered_of.items()}
+            {seed: {"cells": summary["answered"]} for seed, summary in summaries.items()}
         ),
         "variants": variants_over_seeds(summaries),
         "privacy": _privacy(summaries.values()),
@@ -127,7 +121,17 @@ def _privacy(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     return max(found, key=lambda privacy: privacy["epsilon"], default=None)
 
 
-def _summary(job: Job) -> dict[str, Any]:
+def _summaries(jobs: Iterable[Job]) -> dict[Job, dict[str, Any]]:
+    """What each job's run says, and what follows from its pairs."""
+    found, unanswered = {}, {}
+    for job in jobs:
+        if job.seed not in unanswered:  # the same for every arm: all have the same roles
+            unanswered[job.seed] = _unanswered_pairs(local_survey(job.run_overrides))
+        found[job] = _summary(job, unanswered[job.seed])
+    return found
+
+
+def _summary(job: Job, unanswered: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((job.folder / "summary.json").read_text(encoding="utf-8"))
     pairs = read_pairs(job.folder / "pairs.npz")
     for role, row in ROLES.items():
@@ -136,6 +140,8 @@ def _summary(job: Job) -> dict[str, Any]:
             cell = summary["cells"].get(f"{row}.{column}_questions")
             if cell is not None:
                 cell |= question_fairness(pairs, groups, column == "seen") or {}
+    group_roles = {name: scores["role"] for name, scores in summary["groups"].items()}
+    summary["answered"] = answered_cells(pairs, group_roles, unanswered)
     return summary
 
 
@@ -146,16 +152,6 @@ def _versions(summaries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         for name, version in summary["versions"].items():
             found.setdefault(name, {})[version] = None
     return {name: ", ".join(versions) for name, versions in found.items()}
-
-
-def _answered(jobs: Iterable[Job]) -> dict[Job, dict[str, Any]]:
-    """What ``answered_cells`` gives for each job."""
-    found = {}
-    for job in sorted(jobs, key=lambda job: job.seed):  # a seed's survey is laid out once
-        local = local_survey(job.run_overrides)
-        pairs = read_pairs(job.folder / "pairs.npz")
-        found[job] = answered_cells(pairs, local.roles.by_group, _unanswered_pairs(local))
-    return found
 
 
 def _unanswered_pairs(local: LocalSurvey) -> dict[str, tuple[int, ...]]:
@@ -171,11 +167,11 @@ def _unanswered(local: LocalSurvey) -> list[dict[str, str]]:
     ]
 
 
-def _unanswered_counts(answered: Mapping[Job, Mapping[str, Any]]) -> dict[str, Any]:
+def _unanswered_counts(summaries: Mapping[Job, Mapping[str, Any]]) -> dict[str, Any]:
     """Scored pairs that nobody else answered, and all, by cell and seed: the same for each arm."""
     counts: dict[str, dict[str, Any]] = {}
-    for job, cells in answered.items():
-        for cell, found in cells.items():
+    for job, summary in summaries.items():
+        for cell, found in summary["answered"].items():
             seeds = counts.setdefault(cell, {})
             seeds[str(job.seed)] = {name: found[name] for name in ("unanswered", "pairs")}
     return counts
