@@ -136,7 +136,7 @@ def _train(
     tasks = [poison_task(local.tasks[group], config) for group in groups]
     started = perf_counter()
     try:
-        if len(tasks) == 1:
+        if len(tasks) == 1 and table_RD.device.type != "cuda":  # there one is recorded, too
             update = train_group(local.model, tasks[0], table_RD, config, round_number, proximal)
             trained, updates = local.model.state_dict(), [update]
             weights = {name: tensor.unsqueeze(0) for name, tensor in trained.items()}

@@ -111,7 +111,7 @@ def train_personal(
     anchor = {name: value.detach().clone() for name, value in received.named_parameters()}
     proximal = Proximal(config.personal.mu, anchor)
     starts = [_start(models.load(task.name, round_number - 1), anchor) for task in tasks]
-    if len(tasks) == 1:
+    if len(tasks) == 1 and table_RD.device.type != "cuda":  # there one is recorded, too
         received.load_state_dict(starts[0])
         train_group(received, tasks[0], table_RD, config, round_number, proximal)
         models.save(tasks[0].name, round_number, received.state_dict())

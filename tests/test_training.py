@@ -216,17 +216,25 @@ def test_episodes_are_those_of_the_drawn_questions_to_the_bit(local):
                 assert torch.equal(episode.tensors()[name], part)
 
 
+@pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("at_once", [2, 3])
-def test_stacked_episodes_are_as_long_as_the_longest_and_hold_each_groups_own(local, at_once):
+def test_stacked_episodes_are_as_long_as_the_longest_and_hold_each_groups_own(
+    local, at_once, multiple
+):
     config, tasks, table, _ = local
     alone = [list(round_episodes(task, config, 1, table.device)) for task in tasks.values()]
-    batched = round_batches(list(tasks.values()), config, 1, at_once, table.device)
+    batched = round_batches(list(tasks.values()), config, 1, at_once, table.device, multiple)
     for step, drawn in zip(batched, zip(*alone, strict=True), strict=True):
         assert sorted(row for batch in step for row in batch.row_B.tolist()) == [0, 1, 2]
         for batch in step:
             stacked, rows = batch.episode, batch.row_B.tolist()
             longest = max(len(drawn[row].row_P) for row in rows)
-            assert stacked.row_P.shape == (len(rows), longest)
+            length = math.ceil(longest / multiple) * multiple
+            assert stacked.row_P.shape == (len(rows), length)
+            contexts = [drawn[row].contexts for row in rows]
+            assert stacked.contexts == math.ceil(max(contexts) / multiple) * multiple
+            assert stacked.start == min(contexts) // multiple * multiple
+            assert stacked.mask_QO.shape[1] % multiple == 0
             for place, row in enumerate(rows):
                 _check_stacked(stacked, place, drawn[row])
 

@@ -30,6 +30,11 @@ class Adam:
             for tensor in self._parameters
         ]
 
+    def restart(self) -> None:
+        """Forget all steps."""
+        for state in (self._first, self._second, self._steps):
+            torch._foreach_zero_(state)
+
     def step(self, rate: float) -> None:
         """Move along the gradients, and clear them.
 

@@ -1,16 +1,18 @@
 """What a round trains on, drawn on the host: all that a round takes of it but weights.
 
-Dimension letters: ``P`` points, ``Q`` questions, ``O`` options.
+Dimension letters: ``P`` points, ``Q`` questions, ``N`` all questions of a round, ``D`` its contexts
+and targets, ``O`` options.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from plurallm.config import Config
-from plurallm.preferences import Preferences, draw_questions
+from plurallm.preferences import draw_questions
 from plurallm.randomness import generator
 from plurallm.tasks import GroupTask
 
@@ -85,28 +87,32 @@ def draw_round(tasks: Sequence[GroupTask], config: Config, round_number: int) ->
         For each step one of each group; positions are those among the groups' seen questions,
         one group after the other.
     """
-    groups, before = [], 0
-    for row, task in enumerate(tasks):
-        drawn = round_questions(task, config, round_number)
-        groups.append([_draw(row, task.seen, before, *questions) for questions in drawn])
-        before += len(task.seen)
-    return [list(step) for step in zip(*groups, strict=True)]
-
-
-def _draw(row: int, seen: Preferences, before: int, context_Q: Tensor, target_Q: Tensor) -> Draw:
-    """Positions of a group's drawn questions, where so many of other groups come before them."""
-    question_Q = torch.cat([context_Q, target_Q])
-    mask_QO = seen.mask_QO[question_Q]
-    options_Q = mask_QO.sum(-1)
-    options = mask_QO.shape[1]
-    position_QO = (question_Q + before).unsqueeze(-1) * options + torch.arange(options)
-    return Draw(
-        row,
-        position_QO[mask_QO],
-        target_Q + before,
-        contexts=int(options_Q[: len(context_Q)].sum()),
-        widest=int(options_Q[len(context_Q) :].max()),
-    )
+    steps = config.training.steps_per_round
+    options = tasks[0].seen.mask_QO.shape[1]
+    drawn = [[*round_questions(task, config, round_number)] for task in tasks]
+    parts = [part for step in range(steps) for questions in drawn for part in questions[step]]
+    sizes = [len(part) for part in parts]
+    # All at once: for each draw by itself it would take longer than a GPU takes to train on them.
+    before = torch.tensor([len(task.seen) for task in tasks]).cumsum(0).roll(1)
+    before[0] = 0
+    before_D = before.repeat_interleave(2).repeat(steps)  # context and targets of each draw
+    question_N = torch.cat(parts) + before_D.repeat_interleave(torch.tensor(sizes))
+    options_N = torch.cat([task.seen.mask_QO.sum(-1) for task in tasks])[question_N]
+    # A question's options come first: they are its first point and those that follow.
+    first_N = question_N * options - (options_N.cumsum(0) - options_N)
+    point_P = first_N.repeat_interleave(options_N)
+    point_P += torch.arange(len(point_P))
+    counts = iter(torch.split(options_N, sizes))
+    asked = [[part.tolist() for part in islice(counts, 2)] for _ in range(len(parts) // 2)]
+    points = torch.split(point_P, [sum(map(sum, both)) for both in asked])
+    targets = torch.split(question_N, sizes)[1::2]
+    draws = [
+        Draw(number % len(tasks), own_P, target_Q, sum(context), max(target))
+        for number, (own_P, target_Q, (context, target)) in enumerate(
+            zip(points, targets, asked, strict=True)
+        )
+    ]
+    return [draws[start : start + len(tasks)] for start in range(0, len(draws), len(tasks))]
 
 
 def batches(step: Sequence[Draw], size: int) -> Iterator[Sequence[Draw]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from plurallm.config import Config
@@ -72,6 +73,7 @@ def round_batches(
     round_number: int,
     at_once: int,
     device: torch.device,
+    multiple: int = 1,
 ) -> Iterator[list[Batch]]:
     """Draw several groups' episodes of a round, each stacked with others of like length.
 
@@ -87,6 +89,9 @@ def round_batches(
         Most episodes in a batch.
     device : torch.device
         Where the episodes are laid out.
+    multiple : int
+        What lengths are padded to a multiple of, so that few shapes come up; options are then as
+        many as any question has. 1: no more than it takes.
 
     Yields
     ------
@@ -95,35 +100,44 @@ def round_batches(
     """
     first, *others = (task.seen_on(device) for task in tasks)
     steps = [list(batches(step, at_once)) for step in draw_round(tasks, config, round_number)]
-    laid_out = _lay_out_all(first.join(*others), [part for step in steps for part in step], device)
+    drawn = [part for step in steps for part in step]
+    laid_out = _lay_out_all(first.join(*others), drawn, device, multiple)
     for step in steps:
         yield list(islice(laid_out, len(step)))
 
 
 def _lay_out_all(
-    seen: Preferences, drawn: Sequence[Sequence[Draw]], device: torch.device
+    seen: Preferences, drawn: Sequence[Sequence[Draw]], device: torch.device, multiple: int = 1
 ) -> Iterator[Batch]:
     """Stack some batches of draws of questions that are on the device, with one copy to it."""
-    host = [_indices(batch) for batch in drawn]
+    host = [_indices(batch, multiple) for batch in drawn]
     sent = send(torch.cat([part.flatten() for parts in host for part in parts]), device)
     pieces = iter(torch.split(sent, [part.numel() for parts in host for part in parts]))
     for batch, parts in zip(drawn, host, strict=True):
-        yield _lay_out(seen, batch, *(next(pieces).view(part.shape) for part in parts))
+        indices = (next(pieces).view(part.shape) for part in parts)
+        yield _lay_out(seen, batch, multiple, *indices)
 
 
-def _indices(batch: Sequence[Draw]) -> list[Tensor]:
+def _indices(batch: Sequence[Draw], multiple: int) -> list[Tensor]:
     """What ``_lay_out`` needs on the device: rows, points, targets, and how many are contexts'."""
     return [
         torch.tensor([draw.row for draw in batch]),
-        pad_sequence([draw.point_P for draw in batch], batch_first=True),
-        pad_sequence([draw.target_Q for draw in batch], batch_first=True),
+        _stack([draw.point_P for draw in batch], multiple),
+        _stack([draw.target_Q for draw in batch], multiple),
         torch.tensor([[draw.contexts, len(draw.target_Q)] for draw in batch]),
     ]
+
+
+def _stack(indices: Sequence[Tensor], multiple: int) -> Tensor:
+    """Pad with zeros to the longest, and that to a multiple."""
+    stacked = pad_sequence(list(indices), batch_first=True)
+    return pad(stacked, (0, -stacked.shape[1] % multiple))
 
 
 def _lay_out(
     seen: Preferences,
     batch: Sequence[Draw],
+    multiple: int,
     row_B: Tensor,
     point_BP: Tensor,
     target_BQ: Tensor,
@@ -131,8 +145,9 @@ def _lay_out(
 ) -> Batch:
     """Pad a batch's episodes to the longest and stack them."""
     contexts = [draw.contexts for draw in batch]
-    most, start = max(contexts), min(contexts)
-    widest = max(draw.widest for draw in batch)
+    most = max(contexts) + -max(contexts) % multiple
+    start = min(contexts) // multiple * multiple
+    widest = max(draw.widest for draw in batch) if multiple == 1 else seen.mask_QO.shape[1]
     context_B1, targets_B1 = torch.split(size_B2, 1, dim=1)
     place_P = torch.arange(point_BP.shape[1], device=row_B.device)
     exists_BQ = place_P[: target_BQ.shape[1]] < targets_B1

@@ -11,6 +11,7 @@ embedding width.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from plurallm.training.episodes import Batch, round_batches
 from plurallm.training.local import LocalUpdate, round_rates
 from plurallm.training.losses import episode_loss
 from plurallm.training.proximal import Proximal
+from plurallm.training.recorded import MULTIPLE, Gradients, RecordedGroups
 
 _BUDGET = 2 * 1024**3
 """Bytes for weights, gradients and Adam moments of the groups that are trained together."""
@@ -76,64 +78,122 @@ def train_groups_together(
     updates : list of LocalUpdate
         In the order of `tasks`.
     """
-    received = dict(model.named_parameters())
-    weights = {
-        name: torch.stack([start[name].detach() for start in starts or [received] * len(tasks)])
-        for name in received
-    }
-    optimizer = Adam(weights.values())
+    starts = starts or [dict(model.named_parameters())] * len(tasks)
+    device, training = table_RD.device, config.training
+    groups: StackedGroups | RecordedGroups
+    if device.type == "cuda":
+        groups, multiple = _recorded_groups(model, table_RD, training, len(tasks)), MULTIPLE
+    else:
+        groups, multiple = StackedGroups(partial(_gradients, model, table_RD, training)), 1
+    groups.start(starts)
     losses_G = []
-    steps = round_batches(tasks, config, round_number, at_once or len(tasks), table_RD.device)
+    steps = round_batches(tasks, config, round_number, at_once or len(tasks), device, multiple)
     for rate, step in zip(round_rates(config, round_number), steps, strict=True):
-        losses_G.append(_add_gradients(model, weights, step, table_RD, config.training))
+        losses_G.append(groups.add_gradients(step))
         if proximal is not None:
-            proximal.add_gradient(weights)
-        optimizer.step(rate)
+            proximal.add_gradient(groups.weights)
+        groups.optimizer.step(rate)
     losses_SG = torch.stack(losses_G).tolist()
     updates = [
         LocalUpdate(tuple(step[row] for step in losses_SG), examples=len(task.seen))
         for row, task in enumerate(tasks)
     ]
-    return weights, updates
+    return groups.result(), updates
 
 
-def _add_gradients(
-    model: PreferenceTransformer,
-    weights: dict[str, Tensor],
-    step: Sequence[Batch],
-    table_RD: Tensor,
-    config: TrainingConfig,
-) -> Tensor:
-    """Give each group's weights their gradient; the groups' losses, of shape (G,)."""
-    if len(step) == 1:  # of all groups in their order: nothing need be copied
-        own = {name: value.detach().requires_grad_() for name, value in weights.items()}
-        loss_G = _backward(model, own, step[0].episode, table_RD, config)
-        for name, value in weights.items():
-            value.grad = own[name].grad
+class StackedGroups:
+    """Weights of several groups, with what computes their gradients.
+
+    Parameters
+    ----------
+    gradients : Gradients
+        Of a batch.
+
+    Attributes
+    ----------
+    weights : dict of str to Tensor of shape (G, ...)
+        Each group's.
+    optimizer : Adam
+        Theirs.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: Adam
+
+    def __init__(self, gradients: Gradients) -> None:
+        self._gradients = gradients
+
+    def start(self, starts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Begin a round from the given weights of each group."""
+        self.weights = {
+            name: torch.stack([start[name].detach() for start in starts]) for name in starts[0]
+        }
+        self.optimizer = Adam(self.weights.values())
+
+    def result(self) -> dict[str, Tensor]:
+        """Each group's weights."""
+        return self.weights
+
+    def add_gradients(self, step: Sequence[Batch]) -> Tensor:
+        """Give each group's weights their gradient.
+
+        Parameters
+        ----------
+        step : sequence of Batch
+            Together an episode of every group.
+
+        Returns
+        -------
+        Tensor of shape (G,)
+            The groups' losses.
+        """
+        weights = self.weights
+        if len(step) == 1:  # of all groups in their order: nothing need be copied
+            own = {name: value.detach().requires_grad_() for name, value in weights.items()}
+            loss_G, gradients = self._gradients(own, step[0])
+            for value, gradient in zip(weights.values(), gradients, strict=True):
+                value.grad = gradient.contiguous()  # the fused Adam takes no other
+            return loss_G
+        loss_G = next(iter(weights.values())).new_empty(sum(len(batch.row_B) for batch in step))
+        for value in weights.values():
+            value.grad = torch.empty_like(value)
+        for batch in step:
+            row_B = batch.row_B
+            own = {name: value[row_B].requires_grad_() for name, value in weights.items()}
+            loss_G[row_B], gradients = self._gradients(own, batch)
+            for value, gradient in zip(weights.values(), gradients, strict=True):
+                assert value.grad is not None
+                value.grad.index_copy_(0, row_B, gradient)
         return loss_G
-    loss_G = next(iter(weights.values())).new_empty(sum(len(batch.row_B) for batch in step))
-    for value in weights.values():
-        value.grad = torch.empty_like(value)
-    for batch in step:
-        own = {name: value[batch.row_B].requires_grad_() for name, value in weights.items()}
-        loss_G[batch.row_B] = _backward(model, own, batch.episode, table_RD, config)
-        for name, value in weights.items():
-            assert value.grad is not None
-            value.grad.index_copy_(0, batch.row_B, own[name].grad)  # type: ignore[arg-type]
-    return loss_G
 
 
-def _backward(
+_KEPT: list[tuple[PreferenceTransformer, Tensor, TrainingConfig, int, RecordedGroups]] = []
+"""Recorded groups of the last two numbers: chunks of a node's groups come in two sizes."""
+
+
+def _recorded_groups(
+    model: PreferenceTransformer, table_RD: Tensor, training: TrainingConfig, count: int
+) -> RecordedGroups:
+    """Recorded groups of this model, table, loss and number, from an earlier round if there are."""
+    for one, table, config, number, groups in _KEPT:
+        if one is model and table is table_RD and (config, number) == (training, count):
+            return groups
+    compute = partial(_gradients, model, table_RD, training)
+    groups = RecordedGroups(dict(model.named_parameters()), count, compute)
+    _KEPT[:] = [(model, table_RD, training, count, groups), *_KEPT[:1]]
+    return groups
+
+
+def _gradients(
     model: PreferenceTransformer,
-    weights: dict[str, Tensor],
-    stacked: Episode,
     table_RD: Tensor,
-    config: TrainingConfig,
-) -> Tensor:
-    """Loss of each stacked episode with weights of its own, of shape (B,), after its backward."""
-    loss_B = _losses(model, weights, stacked, table_RD, config)
-    loss_B.sum().backward()  # type: ignore[no-untyped-call]
-    return loss_B.detach()
+    training: TrainingConfig,
+    weights: dict[str, Tensor],
+    batch: Batch,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Losses (B,) of stacked episodes, and the gradient of each one's own weights."""
+    loss_B = _losses(model, weights, batch.episode, table_RD, training)
+    return loss_B.detach(), torch.autograd.grad(loss_B.sum(), list(weights.values()))
 
 
 def _losses(
@@ -141,7 +201,7 @@ def _losses(
     weights: dict[str, Tensor],
     stacked: Episode,
     table_RD: Tensor,
-    config: TrainingConfig,
+    training: TrainingConfig,
 ) -> Tensor:
     """Loss of each stacked episode with weights of its own, of shape (B,)."""
 
@@ -150,7 +210,7 @@ def _losses(
             lambda *inputs: functional_call(model, weights, inputs),
             replace(stacked, **tensors),
             table_RD,
-            config,
+            training,
         )
 
     # The other attention kernels have no batching rule: vmap would loop over the groups.
