@@ -144,6 +144,11 @@ def _train(
             weights, updates = train_groups_together(
                 local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
             )
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"training {', '.join(groups)}: the GPU has too little memory for {at_once} groups at "
+            "once; give a lower training.groups_at_once"
+        ) from error
     except Exception as error:
         # The reply is for all groups of the node: say which of them it was.
         raise RuntimeError(f"training {', '.join(groups)}: {error}") from error

@@ -194,7 +194,7 @@ class PreferenceTransformer(nn.Module):
         weight_WD, share_weight_W1 = torch.split(self.first.weight, [x_BPD.shape[-1], 1], 1)
         x_BPW = linear(x_BPD.to(weight_WD.dtype), weight_WD, self.first.bias)
         token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W1.squeeze(1))
-        mask = _attention_mask(mask_BP)
+        mask = _attention_mask(mask_BP, token_BPW.dtype)
         for number, block in enumerate(self.blocks, start=1):
             assert isinstance(block, Block)
             key_value = block.keys_values(token_BPW[..., :contexts, :])
@@ -223,7 +223,7 @@ class PreferenceTransformer(nn.Module):
         """
         share_weight_W = self.first.weight[:, -1]
         token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W)
-        mask = _attention_mask(mask_BP)
+        mask = _attention_mask(mask_BP, token_BPW.dtype)
         memory: Memory = []
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -250,7 +250,7 @@ class PreferenceTransformer(nn.Module):
         Tensor of shape (B, P, 2)
             Mean and raw scale of each point.
         """
-        mask = _attention_mask(mask_BP)
+        mask = _attention_mask(mask_BP, token_BPW.dtype)
         for block, (key, value) in zip(self.blocks, memory, strict=True):
             token_BPW = block(token_BPW, key, value, mask)
         output: Tensor = self.head(token_BPW)
@@ -274,7 +274,8 @@ def gather_questions(output_P2: Tensor, point_QO: Tensor, mask_QO: Tensor) -> Pr
     Prediction
         With tensors of shape (Q, O).
     """
-    output_QO2 = output_P2[point_QO]
+    # Its gradient needs no sorting, unlike that of indexing: each point is one option's.
+    output_QO2 = output_P2.index_select(0, point_QO.flatten()).view(*point_QO.shape, 2)
     return Prediction(
         mean_QO=output_QO2[..., 0].masked_fill(~mask_QO, float("-inf")),
         raw_scale_QO=output_QO2[..., 1],
@@ -309,5 +310,9 @@ def predict_episode(
     return model.decode(target_token_PW.unsqueeze(0), memory).squeeze(0)
 
 
-def _attention_mask(mask_BP: Tensor | None) -> Tensor | None:
-    return None if mask_BP is None else mask_BP.unsqueeze(-2).unsqueeze(-2)
+def _attention_mask(mask_BP: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Make what is added to scores: of a Boolean mask every block would make it anew."""
+    if mask_BP is None:
+        return None
+    added_BP = torch.zeros_like(mask_BP, dtype=dtype).masked_fill(~mask_BP, float("-inf"))
+    return added_BP.unsqueeze(-2).unsqueeze(-2)

@@ -105,6 +105,11 @@ class RecordedGroups:
 
     def _run(self, batch: Batch) -> None:
         row_B = batch.row_B
+        if len(row_B) == len(self._loss_G):  # all groups, in their order
+            own = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
+            loss_G, gradients = self._compute(own, batch)
+            torch._foreach_copy_([self._loss_G, *self._gradient.values()], [loss_G, *gradients])
+            return
         own = {name: weight[row_B].requires_grad_() for name, weight in self.weights.items()}
         loss_B, gradients = self._compute(own, batch)
         self._loss_G.index_copy_(0, row_B, loss_B)

@@ -1,11 +1,14 @@
 """Evaluation, one training step, and groups together against one after the other."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from measures.bench import (
     Bench,
@@ -30,9 +33,13 @@ from plurallm.tasks import GroupTask, group_tasks, load_survey
 from plurallm.training import train_group, train_groups_together
 from plurallm.training.draws import batches, draw_round, round_questions
 from plurallm.training.local import round_rates
+from plurallm.training.recorded import MULTIPLE
 
 AT_ONCE = 32
 """Groups in one vectorised computation, as on a GPU."""
+
+_LAUNCH = re.compile("(cuda|cu)(Launch|GraphLaunch|Memcpy|Memset)")
+"""Calls of CUDA that give the GPU something to do."""
 
 STEPS = 6
 """Steps whose operations are counted: set-up is not among them."""
@@ -150,20 +157,43 @@ def _operations(bench: Bench, tasks: list[GroupTask]) -> Iterator[Row]:
         yield Row(name, together, "", against, together / apart if apart else None)
 
 
-def _peak(overrides: Sequence[str], names: list[str], at_once: int) -> float | None:
-    """MB that a round of two steps takes at most beyond what lies there before."""
+def _launches(bench: Bench, tasks: list[GroupTask], config: Config) -> Iterator[Row]:
+    """What a step of all groups asks of a GPU, and what that does, seen by the profiler."""
+    counts = []
+    for way in (AT_ONCE, 1):
+        train = partial(_train_all, bench.local.model, tasks, bench.local.table_RD, config, way)
+        train()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            train()
+            torch.accelerator.synchronize()
+        names = Counter(event.name for event in seen.events() or [])
+        asked = sum(count for name, count in names.items() if _LAUNCH.match(name))
+        done = [e for e in seen.events() or [] if str(e.device_type).endswith("CUDA")]
+        counts.append((asked, len(done)))
+    for name, fast, slow in zip(
+        ("launches and copies a step", "kernels and copies a step"), *counts, strict=True
+    ):
+        steps = config.training.steps_per_round
+        against = f"one after the other: {show(slow / steps)}"
+        yield Row(name, fast / steps, "", against, fast / slow)
+
+
+def _peak(overrides: Sequence[str], names: list[str], steps: int, way: int) -> float | None:
+    """MB that a round takes at most beyond what lies there before."""
     local = lay_out(overrides)
-    config = _with_steps(local.config, 2)
+    config = _with_steps(local.config, steps)
     tasks = list(group_tasks(load_survey(config.data), names, config).values())
     with peak_memory(local.table_RD.device) as found:
-        _train_all(local.model, tasks, local.table_RD, config, at_once)
+        _train_all(local.model, tasks, local.table_RD, config, way)
     return found[0] if found else None
 
 
 def together(bench: Bench) -> Iterator[Row]:
     """Groups trained in vectorised computations, against one after the other."""
     model, table_RD = bench.local.model, bench.local.table_RD
-    config = _with_steps(bench.config, 2)
+    on_gpu = table_RD.device.type == "cuda"
+    steps = bench.config.training.steps_per_round if on_gpu else 2
+    config = _with_steps(bench.config, steps)
     tasks = list(group_tasks(bench.survey, bench.everyone.train, config).values())
     for count in bench.sizes:
         chosen = tasks[:count]
@@ -171,34 +201,41 @@ def together(bench: Bench) -> Iterator[Row]:
         at_once, apart = (
             partial(_train_all, model, chosen, table_RD, config, way) for way in (AT_ONCE, 1)
         )
+        at_once()  # on a GPU shapes are recorded at their first use
         fast, slow = medians(replace(bench, repeats=min(bench.repeats, 3)), at_once, apart)
-        name = f"2 steps of {count} groups, together"
+        name = f"{steps} steps of {count} groups, together"
         against = f"one after the other: {show(1e3 * slow)} ms"
-        yield Row(name, 1e3 * fast, "ms", against, fast / slow)
-        yield from _operations(bench, chosen)
-        flops = [count_flops(action) / 2e9 for action in (at_once, apart)]
-        against = f"one after the other: {show(flops[1])}"
-        yield Row("of the products a step", flops[0], "GFLOP", against, flops[0] / flops[1])
-        for size, real, padded in _sizes(chosen, config):
+        required = "at most 0.1" if on_gpu and count == bench.sizes[-1] else ""
+        yield Row(name, 1e3 * fast, "ms", against, fast / slow, required)
+        if on_gpu:
+            yield from _launches(bench, chosen, config)
+        else:
+            yield from _operations(bench, chosen)
+            flops = [count_flops(action) / 2e9 for action in (at_once, apart)]
+            against = f"one after the other: {show(flops[1])}"
+            yield Row("of the products a step", flops[0], "GFLOP", against, flops[0] / flops[1])
+        for size, real, padded in _sizes(chosen, config, MULTIPLE if on_gpu else 1):
             yield Row(size, padded, "", f"without: {show(real)}", padded / real)
         names = [task.name for task in chosen]
-        peaks = [in_new_process(_peak, bench.overrides, names, way) for way in (AT_ONCE, 1)]
+        peaks = [in_new_process(_peak, bench.overrides, names, steps, way) for way in (AT_ONCE, 1)]
         if peaks[0] is not None:
             against = f"one after the other: {show(peaks[1])}"
             yield Row("memory more than before", peaks[0], "MB", against)
     yield _difference(bench, tasks[: bench.sizes[0]], config)
 
 
-def _sizes(tasks: list[GroupTask], config: Config) -> list[tuple[str, float, float]]:
+def _sizes(tasks: list[GroupTask], config: Config, multiple: int) -> list[tuple[str, float, float]]:
     """What a step of all groups takes, mean of all steps: as drawn, and as computed."""
     names = ("points with padding", "attention pairs with padding")
     real, padded = [0.0, 0.0], [0.0, 0.0]
     steps = draw_round(tasks, config, 1)
     for batch in (batch for step in steps for batch in batches(step, AT_ONCE)):
         points = [len(draw.point_P) for draw in batch]
+        contexts = [draw.contexts for draw in batch]
         # In each layer but the last every point attends to the context's.
-        pairs = [len(draw.point_P) * draw.contexts for draw in batch]
-        longest = max(points), max(points) * max(draw.contexts for draw in batch)
+        pairs = [one * other for one, other in zip(points, contexts, strict=True)]
+        length, context = (most + -most % multiple for most in map(max, (points, contexts)))
+        longest = length, length * context
         for place, drawn in enumerate((points, pairs)):
             real[place] += sum(drawn) / len(steps)
             padded[place] += len(batch) * longest[place] / len(steps)
