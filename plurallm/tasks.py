@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -105,10 +106,16 @@ def whole_survey(config: DataConfig) -> Survey:
     else:
         assert isinstance(config, FileData)
         path = download_globalopinionqa() if config.path is None else Path(config.path)
-        survey = read_survey(path, config.source)
+        survey = _read(path, config.source, path.stat().st_mtime_ns if path.exists() else 0)
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         survey = with_ordinals(survey, Path(config.ordinals))
     return survey
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, layout: str, _: int) -> Survey:
+    """Read a file once for all that one process does with it, and anew when it has changed."""
+    return read_survey(path, layout)
 
 
 def plan_nodes(config: Config) -> int:

@@ -501,3 +501,15 @@ def test_tables_lie_in_the_configured_folder_or_the_users_cache(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_directory(default) == tmp_path / ".cache" / "plurallm"
+
+
+def test_a_survey_file_is_read_once_and_anew_when_it_changed(tmp_path: Path) -> None:
+    path = tmp_path / "survey.csv"
+    head = "question_id,question,options,group,shares\n"
+    path.write_text(head + 'q,Why?,"[""a"", ""b""]",G,"[0.5, 0.5]"\n')
+    config = load_config(["data=custom", f"data.path={path}"], None).data
+    first = load_survey(config)
+    assert load_survey(config) is first
+    path.write_text(path.read_text().replace("Why", "How"))
+    os.utime(path, ns=(0, 0))
+    assert load_survey(config).questions[0].text == "How?"
