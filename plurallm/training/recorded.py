@@ -1,6 +1,6 @@
 """Steps of stacked groups on a GPU: recorded once for each shape, then replayed.
 
-A step of a model of this size is a thousand small kernels, and a host takes several times as long
+A step of a model of this size is hundreds of small kernels, and a host takes several times as long
 to launch them one by one as the GPU takes to run them. CUDA launches a recorded step as a whole.
 
 Dimension letters: ``G`` groups, ``B`` groups of one computation.
