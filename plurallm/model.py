@@ -274,7 +274,8 @@ def gather_questions(output_P2: Tensor, point_QO: Tensor, mask_QO: Tensor) -> Pr
     Prediction
         With tensors of shape (Q, O).
     """
-    # Its gradient needs no sorting, unlike that of indexing: each point is one option's.
+    # Its gradient needs no sorting, unlike that of indexing, and any order gives the same sums: a
+    # point is one option's, and all that pads adds zeros.
     output_QO2 = output_P2.index_select(0, point_QO.flatten()).view(*point_QO.shape, 2)
     return Prediction(
         mean_QO=output_QO2[..., 0].masked_fill(~mask_QO, float("-inf")),

@@ -110,7 +110,9 @@ def train_personal(
     assert isinstance(config.personal, DittoPersonal)
     anchor = {name: value.detach().clone() for name, value in received.named_parameters()}
     proximal = Proximal(config.personal.mu, anchor)
-    starts = [_start(models.load(task.name, round_number - 1), anchor) for task in tasks]
+    # On the host, as they are read: stacked, they go to a GPU all groups at once.
+    received_host = {name: value.cpu() for name, value in anchor.items()}
+    starts = [models.load(task.name, round_number - 1) or received_host for task in tasks]
     if len(tasks) == 1 and table_RD.device.type != "cuda":  # there one is recorded, too
         received.load_state_dict(starts[0])
         train_group(received, tasks[0], table_RD, config, round_number, proximal)
@@ -119,13 +121,7 @@ def train_personal(
     weights, _ = train_groups_together(
         received, tasks, table_RD, config, round_number, proximal, starts, at_once
     )
+    weights = {name: tensor.cpu() for name, tensor in weights.items()}
     for row, task in enumerate(tasks):
         own = {name: tensor[row] for name, tensor in weights.items()}
         models.save(task.name, round_number, own)
-
-
-def _start(own: dict[str, Tensor] | None, anchor: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    if own is None:
-        return anchor
-    device = next(iter(anchor.values())).device
-    return {name: own[name].to(device) for name in anchor}

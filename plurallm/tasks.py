@@ -106,15 +106,15 @@ def whole_survey(config: DataConfig) -> Survey:
     else:
         assert isinstance(config, FileData)
         path = download_globalopinionqa() if config.path is None else Path(config.path)
-        survey = _read(path, config.source, path.stat().st_mtime_ns if path.exists() else 0)
+        survey = read_once(path, config.source, path.stat().st_mtime_ns if path.exists() else 0)
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         survey = with_ordinals(survey, Path(config.ordinals))
     return survey
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, layout: str, _: int) -> Survey:
-    """Read a file once for all that one process does with it, and anew when it has changed."""
+def read_once(path: Path, layout: str, version: int) -> Survey:
+    """Read a file once for all that a process does with it; `version` tells a changed one."""
     return read_survey(path, layout)
 
 

@@ -9,7 +9,7 @@ from tiny import TINY
 from plurallm.config import load_config
 from plurallm.model import PreferenceTransformer
 from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training import train_group, train_groups_together
+from plurallm.training import Proximal, train_group, train_groups_together
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -23,12 +23,19 @@ def start(tmp_path, *overrides):
     return config, tasks, table, model
 
 
+@pytest.fixture(params=[128, 8])
+def _several_shapes(request, monkeypatch):
+    """Pad to multiples of 8, too: then episodes this small have several shapes."""
+    monkeypatch.setattr("plurallm.training.together.MULTIPLE", request.param)
+
+
+@pytest.mark.usefixtures("_several_shapes")
 @pytest.mark.parametrize("at_once", [None, 2, 1])
 @pytest.mark.parametrize("loss", ["cross_entropy", "jensen_shannon", "gaussian"])
 def test_recorded_steps_equal_those_of_one_group_after_the_other(tmp_path, loss, at_once):
     config, tasks, table, model = start(tmp_path, f"training={loss}", "precision=float64")
     model = model.double()
-    for round_number in (1, 2, 3):  # from the second on what was recorded is replayed
+    for round_number in range(1, 5):  # a shape is recorded at its second use, then replayed
         weights, updates = train_groups_together(
             model, tasks, table, config, round_number, at_once=at_once
         )
@@ -41,14 +48,29 @@ def test_recorded_steps_equal_those_of_one_group_after_the_other(tmp_path, loss,
         model.load_state_dict({name: value.mean(0) for name, value in weights.items()})
 
 
+@pytest.mark.usefixtures("_several_shapes")
 def test_what_was_recorded_before_changes_no_bit(tmp_path):
     config, tasks, table, model = start(tmp_path)
     other = copy.deepcopy(model)
-    for round_number in (1, 2):
-        train_groups_together(model, tasks, table, config, round_number, at_once=2)
-    after, _ = train_groups_together(model, tasks, table, config, 3, at_once=2)
-    fresh, _ = train_groups_together(other, tasks, table, config, 3, at_once=2)
-    assert all(torch.equal(value, fresh[name]) for name, value in after.items())
+    anchor = {name: value.detach().clone() for name, value in model.named_parameters()}
+    away = [
+        {name: value + row / 100 for name, value in anchor.items()} for row in range(len(tasks))
+    ]
+
+    def train(model, round_number):
+        """A round, then another with starts and a pull, as for personal models."""
+        plain, _ = train_groups_together(model, tasks, table, config, round_number, at_once=2)
+        pulled, _ = train_groups_together(
+            model, tasks, table, config, round_number, Proximal(0.3, anchor), away, at_once=2
+        )
+        return [*plain.values(), *pulled.values()]
+
+    for round_number in (1, 2, 3):
+        train(model, round_number)
+        train_groups_together(model, tasks[:2], table, config, round_number)  # another number
+        train_groups_together(model, tasks[:1], table, config, round_number)
+    after, fresh = train(model, 4), train(other, 4)
+    assert all(torch.equal(one, same) for one, same in zip(after, fresh, strict=True))
 
 
 def test_the_weights_of_a_round_stay_when_another_one_follows(tmp_path):

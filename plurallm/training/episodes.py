@@ -90,8 +90,9 @@ def round_batches(
     device : torch.device
         Where the episodes are laid out.
     multiple : int
-        What lengths are padded to a multiple of, so that few shapes come up; options are then as
-        many as any question has. 1: no more than it takes.
+        What lengths are padded to a multiple of, so that few shapes come up; targets are then
+        looked for among all points, and options are as many as any question has. 1: no more than
+        it takes.
 
     Yields
     ------
@@ -146,8 +147,9 @@ def _lay_out(
     """Pad a batch's episodes to the longest and stack them."""
     contexts = [draw.contexts for draw in batch]
     most = max(contexts) + -max(contexts) % multiple
-    start = min(contexts) // multiple * multiple
-    widest = max(draw.widest for draw in batch) if multiple == 1 else seen.mask_QO.shape[1]
+    start, widest = min(contexts), max(draw.widest for draw in batch)
+    if multiple > 1:  # the same for all batches: fewer shapes
+        start, widest = 0, seen.mask_QO.shape[1]
     context_B1, targets_B1 = torch.split(size_B2, 1, dim=1)
     place_P = torch.arange(point_BP.shape[1], device=row_B.device)
     exists_BQ = place_P[: target_BQ.shape[1]] < targets_B1

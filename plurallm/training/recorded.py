@@ -1,4 +1,4 @@
-"""Steps of stacked groups on a GPU: recorded once for each shape, then replayed.
+"""Steps of stacked groups on a GPU: recorded where shapes come again, then replayed.
 
 A step of a model of this size is hundreds of small kernels, and a host takes several times as long
 to launch them one by one as the GPU takes to run them. CUDA launches a recorded step as a whole.
@@ -21,6 +21,9 @@ MULTIPLE = 128
 
 Gradients = Callable[[dict[str, Tensor], Batch], tuple[Tensor, Sequence[Tensor]]]
 """Losses (B,) of a batch, and gradients of weights that are stacked ``[B, ...]``."""
+
+Recording = tuple[torch.cuda.CUDAGraph, Batch]
+"""What is replayed, and the tensors that it reads."""
 
 
 class RecordedGroups:
@@ -51,13 +54,16 @@ class RecordedGroups:
         self._gradient = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self._loss_G = next(iter(like.values())).new_zeros(groups)
         self._compute = gradients
-        self._recorded: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Batch]] = {}
-        self._memory = torch.cuda.graph_pool_handle()  # of all shapes: one at a time is replayed
+        self._recorded: dict[tuple[object, ...], Recording | None] = {}
+        self._device = self._loss_G.device
+        # One stream and one memory for all shapes: one recording at a time is made or replayed.
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._memory = torch.cuda.graph_pool_handle()
 
-    def start(self, starts: Sequence[Mapping[str, Tensor]]) -> None:
-        """Begin a round from the given weights of each group."""
+    def start(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin a round from each group's weights, of shape (G, ...)."""
         for name, weight in self.weights.items():
-            torch.stack([start[name].detach() for start in starts], out=weight)
+            weight.copy_(weights[name])
         self.optimizer.restart()
 
     def result(self) -> dict[str, Tensor]:
@@ -77,29 +83,39 @@ class RecordedGroups:
         Tensor of shape (G,)
             The groups' losses.
         """
-        for batch in step:
-            episode = batch.episode
-            shape = (episode.row_P.shape, episode.mask_QO.shape, episode.contexts, episode.start)
-            if shape not in self._recorded:
-                self._recorded[shape] = self._record(batch)
-            graph, own = self._recorded[shape]
-            torch._foreach_copy_(_tensors(own), _tensors(batch))
-            graph.replay()
+        with torch.cuda.device(self._device):
+            for batch in step:
+                self._add(batch)
         for name, weight in self.weights.items():
             weight.grad = self._gradient[name]
         return self._loss_G.clone()
 
-    def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch]:
+    def _add(self, batch: Batch) -> None:
+        episode = batch.episode
+        shape = (episode.row_P.shape, episode.mask_QO.shape, episode.contexts, episode.start)
+        if shape not in self._recorded:
+            # Most shapes of a short process, such as a node's for one message, never come again.
+            # Libraries set themselves up in this run, too, which could not be recorded.
+            self._recorded[shape] = None
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self._run(batch)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return
+        recording = self._recorded[shape] or self._record(batch)
+        self._recorded[shape] = recording
+        graph, own = recording
+        torch._foreach_copy_(_tensors(own), _tensors(batch))
+        graph.replay()
+
+    def _record(self, batch: Batch) -> Recording:
         """Record a batch's computation on copies of its tensors, which others then replace."""
         copies: dict[str, Any] = {n: part.clone() for n, part in batch.episode.tensors().items()}
         own = Batch(batch.row_B.clone(), replace(batch.episode, **copies))
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            self._run(own)  # libraries set themselves up at first use, which cannot be recorded
-        torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        # Other threads, such as a tracker's, may use the GPU meanwhile.
+        alone = {"pool": self._memory, "stream": self._stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, **alone):  # type: ignore[arg-type]
             self._run(own)
         return graph, own
 

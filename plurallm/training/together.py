@@ -85,7 +85,12 @@ def train_groups_together(
         groups, multiple = _recorded_groups(model, table_RD, training, len(tasks)), MULTIPLE
     else:
         groups, multiple = StackedGroups(partial(_gradients, model, table_RD, training)), 1
-    groups.start(starts)
+    groups.start(
+        {
+            name: torch.stack([start[name].detach() for start in starts]).to(device)
+            for name in starts[0]
+        }
+    )
     losses_G = []
     steps = round_batches(tasks, config, round_number, at_once or len(tasks), device, multiple)
     for rate, step in zip(round_rates(config, round_number), steps, strict=True):
@@ -123,12 +128,10 @@ class StackedGroups:
     def __init__(self, gradients: Gradients) -> None:
         self._gradients = gradients
 
-    def start(self, starts: Sequence[Mapping[str, Tensor]]) -> None:
-        """Begin a round from the given weights of each group."""
-        self.weights = {
-            name: torch.stack([start[name].detach() for start in starts]) for name in starts[0]
-        }
-        self.optimizer = Adam(self.weights.values())
+    def start(self, weights: dict[str, Tensor]) -> None:
+        """Begin a round from each group's weights, of shape (G, ...)."""
+        self.weights = weights
+        self.optimizer = Adam(weights.values())
 
     def result(self) -> dict[str, Tensor]:
         """Each group's weights."""
@@ -167,20 +170,23 @@ class StackedGroups:
         return loss_G
 
 
-_KEPT: list[tuple[PreferenceTransformer, Tensor, TrainingConfig, int, RecordedGroups]] = []
-"""Recorded groups of the last two numbers: chunks of a node's groups come in two sizes."""
+_Key = tuple[PreferenceTransformer, Tensor, TrainingConfig, int]
+
+_KEPT: list[tuple[_Key, RecordedGroups]] = []
+"""The last two, the later one first: chunks of a node's groups come in two sizes."""
 
 
-def _recorded_groups(
-    model: PreferenceTransformer, table_RD: Tensor, training: TrainingConfig, count: int
-) -> RecordedGroups:
-    """Recorded groups of this model, table, loss and number, from an earlier round if there are."""
-    for one, table, config, number, groups in _KEPT:
-        if one is model and table is table_RD and (config, number) == (training, count):
+def _recorded_groups(*key: *_Key) -> RecordedGroups:
+    """Recorded groups of a model, table, loss and number, from an earlier round if there are."""
+    model, table_RD, training, count = key
+    for place, ((own, table, config, number), groups) in enumerate(_KEPT):
+        if own is model and table is table_RD and (config, number) == (training, count):
+            _KEPT.insert(0, _KEPT.pop(place))
             return groups
+    del _KEPT[1:]  # first, so that never more than two hold memory
     compute = partial(_gradients, model, table_RD, training)
     groups = RecordedGroups(dict(model.named_parameters()), count, compute)
-    _KEPT[:] = [(model, table_RD, training, count, groups), *_KEPT[:1]]
+    _KEPT.insert(0, (key, groups))
     return groups
 
 

@@ -8,12 +8,18 @@ from pathlib import Path
 import torch
 
 from measures.bench import Bench, Row, against_bytes, medians, reference
-from plurallm.config import FileData
+from plurallm.config import DataConfig, FileData
 from plurallm.embedding import distinct_pairs
 from plurallm.roles import count_seen
 from plurallm.survey import Survey
-from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.tasks import group_tasks, load_survey, read_once, survey_table
 from plurallm.training.episodes import round_episodes
+
+
+def load_anew(config: DataConfig) -> Survey:
+    """Load a survey as a new process does."""
+    read_once.cache_clear()
+    return load_survey(config)
 
 
 def loading(bench: Bench) -> Iterator[Row]:
@@ -21,7 +27,7 @@ def loading(bench: Bench) -> Iterator[Row]:
     config, groups = bench.config, bench.local.roles.groups
     survey = bench.survey
     parts: dict[str, Callable[[], object]] = {
-        "read the survey": lambda: load_survey(config.data),
+        "read the survey": lambda: load_anew(config.data),
         "count seen questions": lambda: count_seen(survey, config),
         "lay out the groups' tensors": lambda: group_tasks(survey, groups, config),
         "embedding table from the cache": lambda: survey_table(survey, config),

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from statistics import mean
 
 from measures.bench import Bench, Row, medians, show
+from measures.data import load_anew
 from measures.federation import run_command
 from plurallm.config import Config, load_config
 from plurallm.roles import count_seen
-from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.tasks import group_tasks, survey_table
 from plurallm.training.draws import draw_round
 
 # Seconds of the published code (github.com/MoSrewa/PluralLLM, arXiv 2503.09925), moved to the CPU
@@ -34,7 +35,7 @@ def job(bench: Bench) -> Iterator[Row]:
     config, groups = bench.config, bench.local.roles.groups
 
     def load() -> None:
-        survey = load_survey(config.data)
+        survey = load_anew(config.data)
         count_seen(survey, config)
         group_tasks(survey, groups, config)
         survey_table(survey, config)
