@@ -1,11 +1,13 @@
 """The Flower ClientApp: a node's groups train and score themselves; answers stay on the node."""
 
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plurallm.attack import poison_task, poison_update
@@ -65,19 +67,23 @@ def train(message: Message, context: Context) -> Message:
     record = message.content.array_records["arrays"]
     asked, round_number = _asked(message, local, context)
     run = str(message.content["config"]["run"])
-    stacked = {
-        name: np.empty((len(asked), *array.shape), dtype=array.dtype)
-        for name, array in record.items()
-    }
     losses, examples, seconds = [], [], []
     distances = _received_distances(local, asked, record, round_number)
     at_once = _groups_at_once(local)
     chunk = 1 if at_once == 1 else groups_in_memory(local.model)
+    written: dict[str, Array] = {}
+    stacked: dict[str, NDArray[Any]] = {}
     for start in range(0, len(asked), chunk):
         members = asked[start : start + chunk]
         weights, updates, spent = _train(local, members, record, round_number, at_once)
         for name, tensor in weights.items():  # all groups at once: each copy waits for the device
-            stacked[name][start : start + len(members)] = tensor.cpu().numpy()
+            own = tensor.cpu().numpy()
+            if len(members) == len(asked):
+                written[name] = write_array(own)
+                continue
+            if name not in stacked:
+                stacked[name] = np.empty((len(asked), *own.shape[1:]), dtype=own.dtype)
+            stacked[name][start : start + len(members)] = own
         losses += [float(np.mean(update.losses)) for update in updates]
         examples += [update.examples for update in updates]
         if isinstance(local.config.personal, DittoPersonal):
@@ -91,11 +97,11 @@ def train(message: Message, context: Context) -> Message:
             spent += perf_counter() - started
         seconds += [spent / len(members)] * len(members)
     # One array after the other, so that a node of many groups never holds all of them twice.
-    arrays = ArrayRecord({name: write_array(stacked.pop(name)) for name in list(stacked)})
+    written |= {name: write_array(stacked.pop(name)) for name in list(stacked)}
     metrics = MetricRecord(
         {"num-examples": examples, "train-loss": losses, "seconds": seconds, **distances}
     )
-    return _reply(message, asked, {"arrays": arrays, "metrics": metrics})
+    return _reply(message, asked, {"arrays": ArrayRecord(written), "metrics": metrics})
 
 
 @app.evaluate()

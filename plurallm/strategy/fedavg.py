@@ -30,7 +30,6 @@ from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
 from plurallm.strategy.choose import participants
 from plurallm.strategy.replies import (
-    Shapes,
     Update,
     answers,
     read_personal_scores,
@@ -38,7 +37,6 @@ from plurallm.strategy.replies import (
     read_updates,
     read_work,
     size,
-    too_large,
 )
 from plurallm.strategy.report import FederationError, RoundReport, reasons
 
@@ -99,7 +97,6 @@ class GroupFedAvg(FedAvg):
         self._asked: dict[int, list[str]] = {}
         self._failed_rounds = 0
         self._global: Arrays = {}
-        self._shapes: Shapes = {}
         self._started = 0.0
 
     def summary(self) -> None:
@@ -119,7 +116,6 @@ class GroupFedAvg(FedAvg):
         if self.attendance is not None:
             self.attendance.follow(grid, self.report.round_number)
             self.roles, self.groups_of = self.attendance.roles, self.attendance.groups_of
-        self._shapes = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
         self._global = {name: read_array(array) for name, array in arrays.items()}
         participants = self._participants()
         messages = self._ask(MessageType.TRAIN, participants, arrays)
@@ -248,11 +244,7 @@ class GroupFedAvg(FedAvg):
                 self.report.bytes_up += sum(row["bytes_up"] for row in work.values())
                 bound = self.config.federation.max_update_norm
                 fair = isinstance(self.config.strategy, FairStrategy)
-                for group, update in read_updates(content, groups, self._shapes, fair):
-                    problem = (
-                        None if isinstance(update, str) else too_large(update, self._global, bound)
-                    )
-                    yield group, problem or update
+                yield from read_updates(content, groups, self._global, bound, fair)
 
     def _away(self, groups: Iterable[str]) -> dict[str, str]:
         """Of some groups, those whose node is not there, with that as the reason."""

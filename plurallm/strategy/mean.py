@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plurallm.checkpoint import Arrays
+from plurallm.strategy.values import BLOCK
 
 
 class Mean(Protocol):
@@ -49,8 +50,10 @@ class OrderedMean:
         self._settle(group, None)
 
     def average(self) -> Arrays:
-        """Mean of all added updates, in float64."""
-        return {name: total / self._weight for name, total in self._sums.items()}
+        """Mean of all added updates, in float64; it takes the place of their sum."""
+        for total in self._sums.values():
+            total /= self._weight
+        return self._sums
 
     def _settle(
         self, group: str, update: tuple[Mapping[str, npt.NDArray[Any]], float] | None
@@ -64,8 +67,11 @@ class OrderedMean:
     def _accumulate(self, arrays: Mapping[str, npt.NDArray[Any]], weight: float) -> None:
         self._weight += weight
         for name, array in arrays.items():
-            weighted = np.multiply(array, weight, dtype=np.float64)
-            if name in self._sums:
-                self._sums[name] += weighted
-            else:
-                self._sums[name] = weighted
+            if name not in self._sums:
+                out = np.empty(array.shape)  # a number, too, stays an array
+                self._sums[name] = np.multiply(array, weight, out=out, dtype=np.float64)
+                continue
+            total, part = self._sums[name].reshape(-1), array.reshape(-1)
+            for start in range(0, len(part), BLOCK):
+                block = slice(start, start + BLOCK)
+                total[block] += np.multiply(part[block], weight, dtype=np.float64)

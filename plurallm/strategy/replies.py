@@ -17,10 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from plurallm.checkpoint import Arrays
 from plurallm.evaluation import GroupScore
 from plurallm.records import read_exactly
-from plurallm.strategy.values import MOST, is_between, is_count, one_line, or_reason
-
-Shapes = Mapping[str, tuple[tuple[int, ...], str]]
-"""Shape and type of every weight by name."""
+from plurallm.strategy.values import BLOCK, MOST, is_between, is_count, one_line, or_reason
 
 _LARGEST_LOSS = 1e6  # a loss of training is below a hundred; means and fair weights stay finite
 
@@ -88,7 +85,11 @@ def error_reason(reply: Message) -> str:
 
 
 def read_updates(
-    content: RecordDict, groups: Sequence[str], shapes: Shapes, with_distance: bool = False
+    content: RecordDict,
+    groups: Sequence[str],
+    weights: Arrays,
+    bound: float | None,
+    with_distance: bool = False,
 ) -> Iterator[tuple[str, Update | str]]:
     """Take a training reply apart.
 
@@ -98,8 +99,10 @@ def read_updates(
         What the node sent.
     groups : sequence of str
         What it was asked for.
-    shapes : Shapes
-        Of the global weights.
+    weights : dict of str to ndarray
+        The global weights that it was sent.
+    bound : float or None
+        Of the L2 norm of an update's change over all weights; None: any will do.
     with_distance : bool
         Whether the strategy needs each group's distance.
 
@@ -109,9 +112,13 @@ def read_updates(
         ``update`` is the reason, a text, where it is refused.
     """
     distance = ("received-distance",) if with_distance else ()
-    reply = or_reason(lambda: _training_reply(content, groups, shapes, distance))
+    reply = or_reason(lambda: _training_reply(content, groups, weights, distance))
     for row, group in enumerate(groups):
-        update = reply if isinstance(reply, str) else or_reason(partial(_update, *reply, row))
+        update = (
+            reply
+            if isinstance(reply, str)
+            else or_reason(partial(_update, *reply, row, weights, bound))
+        )
         yield group, f"update refused: {update}" if isinstance(update, str) else update
 
 
@@ -131,27 +138,6 @@ def read_work(content: RecordDict, groups: Sequence[str]) -> dict[str, dict[str,
         }
         for group, spent in zip(groups, seconds, strict=True)
     }
-
-
-def too_large(update: Update, weights: Arrays, bound: float | None) -> str | None:
-    """Why an update that is longer than a bound is refused, or None.
-
-    Parameters
-    ----------
-    update : Update
-        A group's.
-    weights : Arrays
-        The global weights that it was trained from.
-    bound : float or None
-        Of its L2 norm over all weights; None: any will do.
-    """
-    if bound is None:
-        return None
-    with np.errstate(over="ignore"):  # an infinite norm is too large as well
-        moved = [(array - weights[name]).ravel() for name, array in update.arrays.items()]
-        squares = [float(np.dot(difference, difference)) for difference in moved]
-    norm = math.sqrt(sum(squares))
-    return f"update refused: its norm is {norm:.3g}, the bound {bound:g}" if norm > bound else None
 
 
 def read_scores(
@@ -210,22 +196,22 @@ def size(arrays: ArrayRecord) -> int:
 
 
 def _training_reply(
-    content: RecordDict, groups: Sequence[str], shapes: Shapes, distance: Sequence[str]
+    content: RecordDict, groups: Sequence[str], weights: Arrays, distance: Sequence[str]
 ) -> tuple[Arrays, dict[str, list[Any]]]:
     """Stacked weights, and the metrics' columns, of a training reply."""
     records: list[Any] = [content.array_records, content.metric_records, content.config_records]
     if any(len(record) != 1 for record in records):
         raise ValueError("not one record each of arrays, metrics and config")
     _check_groups(content, groups)
-    arrays = _stacked(next(iter(content.array_records.values())), len(groups), shapes)
+    arrays = _stacked(next(iter(content.array_records.values())), len(groups), weights)
     metrics: Mapping[str, Any] = next(iter(content.metric_records.values()))
     keys = ("num-examples", "train-loss", *distance)
     return arrays, {key: _column(metrics, key, len(groups)) for key in keys}
 
 
-def _stacked(record: ArrayRecord, count: int, shapes: Shapes) -> Arrays:
+def _stacked(record: ArrayRecord, count: int, weights: Arrays) -> Arrays:
     sent = {name: (tuple(array.shape), array.dtype) for name, array in record.items()}
-    due = {name: ((count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    due = {name: ((count, *own.shape), str(own.dtype)) for name, own in weights.items()}
     for name in sorted(due | sent):
         if sent.get(name) != due.get(name):
             raise ValueError(f"{name} is {sent.get(name)} instead of {due.get(name)}")
@@ -238,17 +224,39 @@ def _stacked(record: ArrayRecord, count: int, shapes: Shapes) -> Arrays:
     return stacked
 
 
-def _update(stacked: Arrays, columns: Mapping[str, list[Any]], row: int) -> Update:
+def _update(
+    stacked: Arrays,
+    columns: Mapping[str, list[Any]],
+    row: int,
+    weights: Arrays,
+    bound: float | None,
+) -> Update:
     arrays = {name: array[row] for name, array in stacked.items()}
     examples, loss, *distance = (column[row] for column in columns.values())
-    wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is not finite")
+    norm = _norm_of_change(arrays, weights)
+    if not math.isfinite(norm):  # of finite weights it can be infinite, but that is rare
+        wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not finite")
     if not is_count(examples, 1) or not is_between(loss, -_LARGEST_LOSS, _LARGEST_LOSS):
         raise ValueError(f"{examples!r} examples, loss {loss!r}")
     if distance and not is_between(distance[0], 0, 1):
         raise ValueError(f"distance {distance[0]!r} is not between 0 and 1")
+    if bound is not None and norm > bound:
+        raise ValueError(f"its norm is {norm:.3g}, the bound {bound:g}")
     return Update(arrays, float(examples), float(loss), *map(float, distance))
+
+
+def _norm_of_change(arrays: Arrays, weights: Arrays) -> float:
+    """L2 norm over all weights; not finite where one is not."""
+    square = 0.0
+    with np.errstate(all="ignore"):
+        for name, array in arrays.items():
+            own, sent = array.ravel(), weights[name].ravel()
+            for start in range(0, own.size, BLOCK):
+                change = own[start : start + BLOCK] - sent[start : start + BLOCK]
+                square += float(np.dot(change, change))
+    return math.sqrt(square)
 
 
 def _scores(content: RecordDict, groups: Sequence[str], draws: int) -> dict[str, GroupScore]:
