@@ -65,7 +65,13 @@ class Recorder:
         self._config = config
         self._attendance = attendance
         self._roles = attendance.roles
-        self._embedding_width = next(iter(attendance.nodes.values())).embedding_width
+        sizes = config_dict(config)  # takes some milliseconds: once
+        self._model = {
+            "embedding_width": next(iter(attendance.nodes.values())).embedding_width,
+            "model": sizes["model"],
+            "embedding": sizes["embedding"],
+            "precision": config.precision,
+        }
         self._strategy = strategy
         self._folder = folder
         self._trackers = trackers
@@ -179,14 +185,7 @@ class Recorder:
             self._totals[name] = self._totals.get(name, 0) + amount
 
     def _describe(self, round_number: int) -> dict[str, Any]:
-        config = config_dict(self._config)
-        return {
-            "round": round_number,
-            "embedding_width": self._embedding_width,
-            "model": config["model"],
-            "embedding": config["embedding"],
-            "precision": self._config.precision,
-        }
+        return {"round": round_number, **self._model}
 
     def _summary(self, last: Mapping[str, Any]) -> dict[str, Any]:
         nodes = self._attendance.nodes.values()
