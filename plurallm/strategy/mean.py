@@ -7,7 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from plurallm.checkpoint import Arrays
-from plurallm.strategy.values import BLOCK
+
+BLOCK = 8192
+"""Values of an array that are taken at a time: what is made of them stays in the processor's cache.
+"""
 
 
 class Mean(Protocol):

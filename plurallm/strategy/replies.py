@@ -17,7 +17,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from plurallm.checkpoint import Arrays
 from plurallm.evaluation import GroupScore
 from plurallm.records import read_exactly
-from plurallm.strategy.values import BLOCK, MOST, is_between, is_count, one_line, or_reason
+from plurallm.strategy.mean import BLOCK
+from plurallm.strategy.values import MOST, is_between, is_count, one_line, or_reason
 
 _LARGEST_LOSS = 1e6  # a loss of training is below a hundred; means and fair weights stay finite
 

@@ -9,10 +9,6 @@ Parsed = TypeVar("Parsed")
 MOST = 10**9
 """Of anything that a node counts: far more than a survey has questions, and sums stay exact."""
 
-BLOCK = 8192
-"""Values of an array that are taken at a time: what is made of them stays in the processor's cache.
-"""
-
 _LONGEST_REASON = 500  # characters: room for a refusal, none to flood a log
 
 
