@@ -17,6 +17,7 @@ from plurallm.config import (
     FairStrategy,
     FedProxStrategy,
 )
+from plurallm.device import records_steps
 from plurallm.evaluation import (
     GroupScore,
     model_predictor,
@@ -142,7 +143,7 @@ def _train(
     tasks = [poison_task(local.tasks[group], config) for group in groups]
     started = perf_counter()
     try:
-        if len(tasks) == 1 and table_RD.device.type != "cuda":  # there one is recorded, too
+        if len(tasks) == 1 and not records_steps(table_RD.device):
             update = train_group(local.model, tasks[0], table_RD, config, round_number, proximal)
             trained, updates = local.model.state_dict(), [update]
             weights = {name: tensor.unsqueeze(0) for name, tensor in trained.items()}

@@ -30,6 +30,11 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device={name} is not available: {error}") from error
 
 
+def records_steps(device: torch.device) -> bool:
+    """Tell whether training steps are recorded there and replayed: only CUDA can."""
+    return device.type == "cuda"
+
+
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy from the host to a device, without waiting for the copy where that can be.
 

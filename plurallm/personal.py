@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plurallm.checkpoint import save_arrays
 from plurallm.config import Config, DittoPersonal
+from plurallm.device import records_steps
 from plurallm.model import PreferenceTransformer
 from plurallm.tasks import GroupTask
 from plurallm.training import Proximal, train_group, train_groups_together
@@ -113,7 +114,7 @@ def train_personal(
     # On the host, as they are read: stacked, they go to a GPU all groups at once.
     received_host = {name: value.cpu() for name, value in anchor.items()}
     starts = [models.load(task.name, round_number - 1) or received_host for task in tasks]
-    if len(tasks) == 1 and table_RD.device.type != "cuda":  # there one is recorded, too
+    if len(tasks) == 1 and not records_steps(table_RD.device):
         received.load_state_dict(starts[0])
         train_group(received, tasks[0], table_RD, config, round_number, proximal)
         models.save(tasks[0].name, round_number, received.state_dict())

@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plurallm.config import Config, TrainingConfig
+from plurallm.device import records_steps
 from plurallm.model import PreferenceTransformer
 from plurallm.preferences import Episode
 from plurallm.tasks import GroupTask
@@ -81,7 +82,7 @@ def train_groups_together(
     starts = starts or [dict(model.named_parameters())] * len(tasks)
     device, training = table_RD.device, config.training
     groups: StackedGroups | RecordedGroups
-    if device.type == "cuda":
+    if records_steps(device):
         groups, multiple = _recorded_groups(model, table_RD, training, len(tasks)), MULTIPLE
     else:
         groups, multiple = StackedGroups(partial(_gradients, model, table_RD, training)), 1
