@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError
+from plurallm.report import print_result
 from plurallm.simulation import run_in_process
 from plurallm.strategy import FederationError
 
@@ -113,9 +114,12 @@ def test_a_fair_run_tells_its_weights_and_distances(tmp_path):
         assert all(0 < value < 1 for value in line["strategy"]["distances"].values())
 
 
-def test_personal_scores_stand_beside_the_global_ones(tmp_path):
+def test_personal_scores_stand_beside_the_global_ones(tmp_path, capsys):
     plain = lines(run(tmp_path, "plain"))
-    ditto = lines(run(tmp_path, "ditto", "personal=ditto"))
+    folder = run(tmp_path, "ditto", "personal=ditto")
+    ditto = lines(folder)
+    print_result(folder)
+    assert capsys.readouterr().out.count("personal models") == 2  # of the training groups' cells
     for one, other in zip(plain, ditto, strict=True):
         personal = {key: other.pop(key) for key in list(other) if key.startswith("personal_")}
         assert one == other  # the global model is the same

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plurallm.baselines import ORACLES
-from plurallm.report.names import ARMS, cell_label
+from plurallm.report.names import ARMS, VARIANTS, cell_label
 
 BASES = {"alignment": "AS base 2", "alignment_e": "AS base e"}
 """Scores of the Jensen-Shannon distance and how the tables call them."""
@@ -77,7 +77,11 @@ def cell_table(summary: Mapping[str, Any]) -> Table:
     for heading in columns.values():
         table.add_column(heading, justify="right")
     for cell, values in summary["cells"].items():
-        rows = {"trained model": values} | {
+        rows = {"trained model": values}
+        for variant, name in VARIANTS.items():
+            own = summary.get(f"{variant}_cells", {})
+            rows |= {name: own[cell]} if cell in own else {}
+        rows |= {
             _heading(name, cell): baseline["cells"][cell]
             for name, baseline in _baselines(summary).items()
         }
