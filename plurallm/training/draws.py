@@ -93,8 +93,8 @@ def draw_round(tasks: Sequence[GroupTask], config: Config, round_number: int) ->
     parts = [part for step in range(steps) for questions in drawn for part in questions[step]]
     sizes = [len(part) for part in parts]
     # All at once: for each draw by itself it would take longer than a GPU takes to train on them.
-    before = torch.tensor([len(task.seen) for task in tasks]).cumsum(0).roll(1)
-    before[0] = 0
+    seen = torch.tensor([len(task.seen) for task in tasks])
+    before = seen.cumsum(0) - seen
     before_D = before.repeat_interleave(2).repeat(steps)  # context and targets of each draw
     question_N = torch.cat(parts) + before_D.repeat_interleave(torch.tensor(sizes))
     options_N = torch.cat([task.seen.mask_QO.sum(-1) for task in tasks])[question_N]

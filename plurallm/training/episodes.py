@@ -132,7 +132,13 @@ def _indices(batch: Sequence[Draw], multiple: int) -> list[Tensor]:
 def _stack(indices: Sequence[Tensor], multiple: int) -> Tensor:
     """Pad with zeros to the longest, and that to a multiple."""
     stacked = pad_sequence(list(indices), batch_first=True)
-    return pad(stacked, (0, -stacked.shape[1] % multiple))
+    length = stacked.shape[1]
+    return pad(stacked, (0, padded_length(length, multiple) - length))
+
+
+def padded_length(length: int, multiple: int) -> int:
+    """The least multiple that is not below a length."""
+    return -(-length // multiple) * multiple
 
 
 def _lay_out(
@@ -146,7 +152,7 @@ def _lay_out(
 ) -> Batch:
     """Pad a batch's episodes to the longest and stack them."""
     contexts = [draw.contexts for draw in batch]
-    most = max(contexts) + -max(contexts) % multiple
+    most = padded_length(max(contexts), multiple)
     start, widest = min(contexts), max(draw.widest for draw in batch)
     if multiple > 1:  # the same for all batches: fewer shapes
         start, widest = 0, seen.mask_QO.shape[1]

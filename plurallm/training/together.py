@@ -24,12 +24,12 @@ from plurallm.device import records_steps
 from plurallm.model import PreferenceTransformer
 from plurallm.preferences import Episode
 from plurallm.tasks import GroupTask
-from plurallm.training.adam import Adam
 from plurallm.training.episodes import Batch, round_batches
 from plurallm.training.local import LocalUpdate, round_rates
 from plurallm.training.losses import episode_loss
 from plurallm.training.proximal import Proximal
-from plurallm.training.recorded import MULTIPLE, Gradients, RecordedGroups
+from plurallm.training.recorded import MULTIPLE, RecordedGroups
+from plurallm.training.stacked import StackedGroups
 
 _BUDGET = 2 * 1024**3
 """Bytes for weights, gradients and Adam moments of the groups that are trained together."""
@@ -79,13 +79,16 @@ def train_groups_together(
     updates : list of LocalUpdate
         In the order of `tasks`.
     """
-    starts = starts or [dict(model.named_parameters())] * len(tasks)
-    device, training = table_RD.device, config.training
-    groups: StackedGroups | RecordedGroups
+    received, device = dict(model.named_parameters()), table_RD.device
+    starts = starts or [received] * len(tasks)
+    groups: StackedGroups
     if records_steps(device):
-        groups, multiple = _recorded_groups(model, table_RD, training, len(tasks)), MULTIPLE
+        groups = _recorded_groups(model, table_RD, config.training, len(tasks))
+        multiple = MULTIPLE
     else:
-        groups, multiple = StackedGroups(partial(_gradients, model, table_RD, training)), 1
+        compute = partial(_gradients, model, table_RD, config.training)
+        groups = StackedGroups(received, len(tasks), compute)
+        multiple = 1
     groups.start(
         {
             name: torch.stack([start[name].detach() for start in starts]).to(device)
@@ -105,70 +108,6 @@ def train_groups_together(
         for row, task in enumerate(tasks)
     ]
     return groups.result(), updates
-
-
-class StackedGroups:
-    """Weights of several groups, with what computes their gradients.
-
-    Parameters
-    ----------
-    gradients : Gradients
-        Of a batch.
-
-    Attributes
-    ----------
-    weights : dict of str to Tensor of shape (G, ...)
-        Each group's.
-    optimizer : Adam
-        Theirs.
-    """
-
-    weights: dict[str, Tensor]
-    optimizer: Adam
-
-    def __init__(self, gradients: Gradients) -> None:
-        self._gradients = gradients
-
-    def start(self, weights: dict[str, Tensor]) -> None:
-        """Begin a round from each group's weights, of shape (G, ...)."""
-        self.weights = weights
-        self.optimizer = Adam(weights.values())
-
-    def result(self) -> dict[str, Tensor]:
-        """Each group's weights."""
-        return self.weights
-
-    def add_gradients(self, step: Sequence[Batch]) -> Tensor:
-        """Give each group's weights their gradient.
-
-        Parameters
-        ----------
-        step : sequence of Batch
-            Together an episode of every group.
-
-        Returns
-        -------
-        Tensor of shape (G,)
-            The groups' losses.
-        """
-        weights = self.weights
-        if len(step) == 1:  # of all groups in their order: nothing need be copied
-            own = {name: value.detach().requires_grad_() for name, value in weights.items()}
-            loss_G, gradients = self._gradients(own, step[0])
-            for value, gradient in zip(weights.values(), gradients, strict=True):
-                value.grad = gradient.contiguous()  # the fused Adam takes no other
-            return loss_G
-        loss_G = next(iter(weights.values())).new_empty(sum(len(batch.row_B) for batch in step))
-        for value in weights.values():
-            value.grad = torch.empty_like(value)
-        for batch in step:
-            row_B = batch.row_B
-            own = {name: value[row_B].requires_grad_() for name, value in weights.items()}
-            loss_G[row_B], gradients = self._gradients(own, batch)
-            for value, gradient in zip(weights.values(), gradients, strict=True):
-                assert value.grad is not None
-                value.grad.index_copy_(0, row_B, gradient)
-        return loss_G
 
 
 _Key = tuple[PreferenceTransformer, Tensor, TrainingConfig, int]

@@ -23,6 +23,7 @@ from measures.bench import (
     show,
 )
 from plurallm.config import Config
+from plurallm.device import records_steps
 from plurallm.divergence import jensen_shannon_distance
 from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
 from plurallm.model import PreferenceTransformer
@@ -31,6 +32,7 @@ from plurallm.randomness import generator
 from plurallm.tasks import GroupTask, group_tasks, load_survey
 from plurallm.training import train_group, train_groups_together
 from plurallm.training.draws import batches, draw_round, round_questions
+from plurallm.training.episodes import padded_length
 from plurallm.training.local import round_rates
 from plurallm.training.recorded import MULTIPLE
 
@@ -191,7 +193,7 @@ def _peak(overrides: Sequence[str], names: list[str], steps: int, way: int) -> f
 def together(bench: Bench) -> Iterator[Row]:
     """Groups trained in vectorised computations, against one after the other."""
     model, table_RD = bench.local.model, bench.local.table_RD
-    on_gpu = table_RD.device.type == "cuda"
+    on_gpu = records_steps(table_RD.device)
     steps = bench.config.training.steps_per_round if on_gpu else 2
     config = _with_steps(bench.config, steps)
     tasks = list(group_tasks(bench.survey, bench.everyone.train, config).values())
@@ -235,7 +237,7 @@ def _sizes(tasks: list[GroupTask], config: Config, multiple: int) -> list[tuple[
         contexts = [draw.contexts for draw in batch]
         # In each layer but the last every point attends to the context's.
         pairs = [one * other for one, other in zip(points, contexts, strict=True)]
-        length, context = (most + -most % multiple for most in map(max, (points, contexts)))
+        length, context = (padded_length(max(part), multiple) for part in (points, contexts))
         longest = length, length * context
         for place, drawn in enumerate((points, pairs)):
             real[place] += sum(drawn) / len(steps)
