@@ -5,7 +5,7 @@ number (sign-flipped); ``shuffle`` trains on answers whose shares are swapped be
 each question, which no check of an update can tell from an unusual group.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -41,31 +41,32 @@ def poison_task(task: GroupTask, config: Config) -> GroupTask:
     return replace(task, seen=_shuffle_shares(task.seen, draws))
 
 
-def poison_update(
-    group: str, weights: Mapping[str, Tensor], received: Mapping[str, Tensor], attack: AttackConfig
-) -> Mapping[str, Tensor]:
-    """What a group sends: its trained weights, or their multiplied change where it attacks so.
+def poison_updates(
+    groups: Sequence[str],
+    weights: Mapping[str, Tensor],
+    received: Mapping[str, Tensor],
+    attack: AttackConfig,
+) -> None:
+    """Multiply the change of the weights, in place, of the groups that attack so.
 
     Parameters
     ----------
-    group : str
-        The group.
-    weights, received : mapping of str to Tensor
-        After and before its training.
+    groups : sequence of str
+        The groups that have trained.
+    weights : mapping of str to Tensor of shape (G, ...)
+        Their weights after it.
+    received : mapping of str to Tensor
+        The weights before it.
     attack : AttackConfig
         Who attacks, and how.
-
-    Returns
-    -------
-    mapping of str to Tensor
-        What is sent.
     """
-    if not (isinstance(attack, UpdateAttack) and group in attack.groups):
-        return weights
-    return {
-        name: received[name] + attack.factor * (tensor - received[name])
-        for name, tensor in weights.items()
-    }
+    if not isinstance(attack, UpdateAttack):
+        return
+    for row, group in enumerate(groups):
+        if group in attack.groups:
+            for name, tensor in weights.items():
+                change = tensor[row] - received[name]
+                tensor[row] = received[name] + attack.factor * change
 
 
 def _shuffle_shares(preferences: Preferences, draws: torch.Generator) -> Preferences:

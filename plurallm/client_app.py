@@ -1,5 +1,7 @@
 """The Flower ClientApp: a node's groups train and score themselves; answers stay on the node."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -10,14 +12,13 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plurallm.attack import poison_task, poison_update
+from plurallm.attack import poison_task, poison_updates
 from plurallm.config import (
     Config,
     DittoPersonal,
     FairStrategy,
     FedProxStrategy,
 )
-from plurallm.device import records_steps
 from plurallm.evaluation import (
     GroupScore,
     model_predictor,
@@ -34,8 +35,7 @@ from plurallm.training import (
     Proximal,
     groups_in_memory,
     received_distance,
-    train_group,
-    train_groups_together,
+    train_groups,
 )
 
 app = ClientApp(mods=[guard])
@@ -92,9 +92,10 @@ def train(message: Message, context: Context) -> Message:
             tasks = [local.tasks[group] for group in members]
             models = local.personal_models(run)
             started = perf_counter()
-            train_personal(
-                models, local.model, tasks, local.table_RD, local.config, round_number, at_once
-            )
+            with _named_errors(members, at_once):
+                train_personal(
+                    models, local.model, tasks, local.table_RD, local.config, round_number, at_once
+                )
             spent += perf_counter() - started
         seconds += [spent / len(members)] * len(members)
     # One array after the other, so that a node of many groups never holds all of them twice.
@@ -142,31 +143,28 @@ def _train(
         proximal = Proximal(config.strategy.mu, received)
     tasks = [poison_task(local.tasks[group], config) for group in groups]
     started = perf_counter()
+    with _named_errors(groups, at_once):
+        weights, updates = train_groups(
+            local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
+        )
+    spent = perf_counter() - started  # the losses were read: the device has done its work
+    poison_updates(groups, weights, received, config.attack)
+    return weights, updates, spent
+
+
+@contextmanager
+def _named_errors(groups: list[str], at_once: int) -> Iterator[None]:
+    """Say whose training failed: the reply is for all groups of the node."""
+    named = f"training {', '.join(groups)}"
     try:
-        if len(tasks) == 1 and not records_steps(table_RD.device):
-            update = train_group(local.model, tasks[0], table_RD, config, round_number, proximal)
-            trained, updates = local.model.state_dict(), [update]
-            weights = {name: tensor.unsqueeze(0) for name, tensor in trained.items()}
-        else:
-            weights, updates = train_groups_together(
-                local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
-            )
+        yield
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
-            f"training {', '.join(groups)}: the GPU has too little memory for {at_once} groups at "
-            "once; give a lower training.groups_at_once"
+            f"{named}: the GPU has too little memory for {at_once} groups at once; "
+            "give a lower training.groups_at_once"
         ) from error
     except Exception as error:
-        # The reply is for all groups of the node: say which of them it was.
-        raise RuntimeError(f"training {', '.join(groups)}: {error}") from error
-    spent = perf_counter() - started  # the losses were read: the device has done its work
-    for row, group in enumerate(groups):
-        own = {name: tensor[row] for name, tensor in weights.items()}
-        sent = poison_update(group, own, received, config.attack)
-        if sent is not own:
-            for name, tensor in own.items():
-                tensor.copy_(sent[name])
-    return weights, updates, spent
+        raise RuntimeError(f"{named}: {error}") from error
 
 
 def _received_distances(

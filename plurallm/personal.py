@@ -15,10 +15,9 @@ from torch import Tensor
 
 from plurallm.checkpoint import save_arrays
 from plurallm.config import Config, DittoPersonal
-from plurallm.device import records_steps
 from plurallm.model import PreferenceTransformer
 from plurallm.tasks import GroupTask
-from plurallm.training import Proximal, train_group, train_groups_together
+from plurallm.training import Proximal, train_groups
 
 
 class PersonalModels:
@@ -114,12 +113,7 @@ def train_personal(
     # On the host, as they are read: stacked, they go to a GPU all groups at once.
     received_host = {name: value.cpu() for name, value in anchor.items()}
     starts = [models.load(task.name, round_number - 1) or received_host for task in tasks]
-    if len(tasks) == 1 and not records_steps(table_RD.device):
-        received.load_state_dict(starts[0])
-        train_group(received, tasks[0], table_RD, config, round_number, proximal)
-        models.save(tasks[0].name, round_number, received.state_dict())
-        return
-    weights, _ = train_groups_together(
+    weights, _ = train_groups(
         received, tasks, table_RD, config, round_number, proximal, starts, at_once
     )
     weights = {name: tensor.cpu() for name, tensor in weights.items()}

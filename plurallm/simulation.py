@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
@@ -80,10 +80,12 @@ class InProcessGrid(Grid):
         message.metadata.__dict__["_message_id"] = str(self._sent)
         # Every node is sent the same records; one that changes them must not change them for all.
         # The arrays in them hold bytes, which nobody can change.
-        records = message.content.array_records.values()
-        shared = {id(array): array for record in records for array in record.values()}
+        content = {
+            key: record.copy() if isinstance(record, ArrayRecord) else copy.deepcopy(record)
+            for key, record in message.content.items()
+        }
         received = Message(
-            copy.deepcopy(message.content, shared),
+            RecordDict(content),
             message.metadata.dst_node_id,
             message.metadata.message_type,
         )

@@ -4,18 +4,18 @@ import numpy as np
 import torch
 from tiny import TINY
 
-from plurallm.attack import poison_task, poison_update
+from plurallm.attack import poison_task, poison_updates
 from plurallm.config import load_config
 from plurallm.tasks import group_tasks, load_survey
 
 
 def test_only_attackers_multiply_their_update():
     received = {"w": torch.tensor([1.0, 2.0])}
-    trained = {"w": torch.tensor([1.5, 1.0])}
     for name, expected in (("scaled", [6.0, -8.0]), ("flipped", [-4.0, 12.0])):
         attack = load_config([f"attack={name}", "attack.groups=[a]"], None).attack
-        assert poison_update("a", trained, received, attack)["w"].tolist() == expected
-        assert poison_update("b", trained, received, attack) is trained
+        trained = {"w": torch.tensor([[1.5, 1.0], [1.5, 1.0]])}
+        poison_updates(["b", "a"], trained, received, attack)
+        assert trained["w"].tolist() == [[1.5, 1.0], expected]
 
 
 def test_shuffled_answers_are_the_same_shares_at_other_options():

@@ -1,6 +1,6 @@
 """Averages that do not depend on who answers first."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,9 +8,14 @@ import numpy.typing as npt
 
 from plurallm.checkpoint import Arrays
 
-BLOCK = 8192
+_BLOCK = 32768
 """Values of an array that are taken at a time: what is made of them stays in the processor's cache.
 """
+
+_TOGETHER = 8
+"""Updates that are added in one pass over the sums, which are the larger part of what is read."""
+
+_Weighted = tuple[Mapping[str, npt.NDArray[Any]], float]
 
 
 class Mean(Protocol):
@@ -29,8 +34,8 @@ class Mean(Protocol):
 class OrderedMean:
     """Weighted mean in float64, summed in one order whatever the order of arrival.
 
-    An update is added as soon as all before it are settled and kept only until then, so that a
-    stream in order takes the memory of one update.
+    An update is added, with some of its neighbours, once all before it are settled, and is kept
+    only until then: a stream in order takes the memory of eight updates, whatever its length.
 
     Parameters
     ----------
@@ -40,7 +45,8 @@ class OrderedMean:
 
     def __init__(self, order: Iterable[str]) -> None:
         self._order = list(order)
-        self._waiting: dict[str, tuple[Mapping[str, npt.NDArray[Any]], float] | None] = {}
+        self._waiting: dict[str, _Weighted | None] = {}
+        self._ready: list[_Weighted] = []
         self._sums: dict[str, npt.NDArray[np.float64]] = {}
         self._weight = 0.0
 
@@ -54,27 +60,36 @@ class OrderedMean:
 
     def average(self) -> Arrays:
         """Mean of all added updates, in float64; it takes the place of their sum."""
+        self._accumulate()
         for total in self._sums.values():
             total /= self._weight
         return self._sums
 
-    def _settle(
-        self, group: str, update: tuple[Mapping[str, npt.NDArray[Any]], float] | None
-    ) -> None:
+    def _settle(self, group: str, update: _Weighted | None) -> None:
         self._waiting[group] = update
         while self._order and self._order[0] in self._waiting:
             ready = self._waiting.pop(self._order.pop(0))
             if ready is not None:
-                self._accumulate(*ready)
+                self._ready.append(ready)
+            if len(self._ready) == _TOGETHER:
+                self._accumulate()
 
-    def _accumulate(self, arrays: Mapping[str, npt.NDArray[Any]], weight: float) -> None:
-        self._weight += weight
-        for name, array in arrays.items():
-            if name not in self._sums:
-                out = np.empty(array.shape)  # a number, too, stays an array
-                self._sums[name] = np.multiply(array, weight, out=out, dtype=np.float64)
-                continue
-            total, part = self._sums[name].reshape(-1), array.reshape(-1)
-            for start in range(0, len(part), BLOCK):
-                block = slice(start, start + BLOCK)
-                total[block] += np.multiply(part[block], weight, dtype=np.float64)
+    def _accumulate(self) -> None:
+        """Add what is ready, each value in the order of the updates."""
+        updates, self._ready = self._ready, []
+        for arrays, weight in updates:
+            self._weight += weight
+            for name, array in arrays.items():
+                if name not in self._sums:
+                    self._sums[name] = np.zeros(array.shape)
+        for name, total in self._sums.items():
+            flat = total.reshape(-1)
+            parts = [(arrays[name].reshape(-1), weight) for arrays, weight in updates]
+            for block in blocks(flat.size):
+                for part, weight in parts:
+                    flat[block] += np.multiply(part[block], weight, dtype=np.float64)
+
+
+def blocks(length: int) -> Iterator[slice]:
+    """Slices of an array of so many values, one after the other."""
+    return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))

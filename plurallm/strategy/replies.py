@@ -16,8 +16,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from plurallm.checkpoint import Arrays
 from plurallm.evaluation import GroupScore
-from plurallm.records import read_exactly
-from plurallm.strategy.mean import BLOCK
+from plurallm.records import read_exactly, type_name
+from plurallm.strategy.mean import blocks
 from plurallm.strategy.values import MOST, is_between, is_count, one_line, or_reason
 
 _LARGEST_LOSS = 1e6  # a loss of training is below a hundred; means and fair weights stay finite
@@ -212,7 +212,7 @@ def _training_reply(
 
 def _stacked(record: ArrayRecord, count: int, weights: Arrays) -> Arrays:
     sent = {name: (tuple(array.shape), array.dtype) for name, array in record.items()}
-    due = {name: ((count, *own.shape), str(own.dtype)) for name, own in weights.items()}
+    due = {name: ((count, *own.shape), type_name(own.dtype)) for name, own in weights.items()}
     for name in sorted(due | sent):
         if sent.get(name) != due.get(name):
             raise ValueError(f"{name} is {sent.get(name)} instead of {due.get(name)}")
@@ -254,8 +254,8 @@ def _norm_of_change(arrays: Arrays, weights: Arrays) -> float:
     with np.errstate(all="ignore"):
         for name, array in arrays.items():
             own, sent = array.ravel(), weights[name].ravel()
-            for start in range(0, own.size, BLOCK):
-                change = own[start : start + BLOCK] - sent[start : start + BLOCK]
+            for block in blocks(own.size):
+                change = own[block] - sent[block]
                 square += float(np.dot(change, change))
     return math.sqrt(square)
 

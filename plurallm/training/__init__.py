@@ -4,7 +4,7 @@ from plurallm.training.local import LocalUpdate, learning_rate, received_distanc
 from plurallm.training.losses import LOSSES, episode_loss
 from plurallm.training.pooled import train_pooled
 from plurallm.training.proximal import Proximal
-from plurallm.training.together import groups_in_memory, train_groups_together
+from plurallm.training.together import groups_in_memory, train_groups, train_groups_together
 
 __all__ = [
     "LOSSES",
@@ -15,6 +15,7 @@ __all__ = [
     "learning_rate",
     "received_distance",
     "train_group",
+    "train_groups",
     "train_groups_together",
     "train_pooled",
 ]

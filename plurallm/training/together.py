@@ -25,7 +25,7 @@ from plurallm.model import PreferenceTransformer
 from plurallm.preferences import Episode
 from plurallm.tasks import GroupTask
 from plurallm.training.episodes import Batch, round_batches
-from plurallm.training.local import LocalUpdate, round_rates
+from plurallm.training.local import LocalUpdate, round_rates, train_group
 from plurallm.training.losses import episode_loss
 from plurallm.training.proximal import Proximal
 from plurallm.training.recorded import MULTIPLE, RecordedGroups
@@ -39,6 +39,32 @@ def groups_in_memory(model: PreferenceTransformer) -> int:
     """How many groups ``train_groups_together`` should be given at most, at least 1."""
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return max(1, _BUDGET // (4 * weights))
+
+
+def train_groups(
+    model: PreferenceTransformer,
+    tasks: Sequence[GroupTask],
+    table_RD: Tensor,
+    config: Config,
+    round_number: int,
+    proximal: Proximal | None = None,
+    starts: Sequence[Mapping[str, Tensor]] | None = None,
+    at_once: int | None = None,
+) -> tuple[dict[str, Tensor], list[LocalUpdate]]:
+    """Train each of some groups for one round: several together, a single one as is fastest.
+
+    Parameters and results are those of ``train_groups_together``. But a single group on a CPU is
+    trained in the model itself, and its weights are views of the model's.
+    """
+    if len(tasks) > 1 or records_steps(table_RD.device):
+        return train_groups_together(
+            model, tasks, table_RD, config, round_number, proximal, starts, at_once
+        )
+    if starts is not None:
+        model.load_state_dict(starts[0])
+    update = train_group(model, tasks[0], table_RD, config, round_number, proximal)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    return {name: weight.unsqueeze(0) for name, weight in weights.items()}, [update]
 
 
 def train_groups_together(
