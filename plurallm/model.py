@@ -8,14 +8,13 @@ Dimension letters: ``B`` episodes, ``P`` points (context or target), ``D`` embed
 ``W`` model width, ``H`` heads, ``E`` width of a head, ``Q`` questions, ``O`` options (padded).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
 
 from plurallm.config import ModelConfig
+from plurallm.layers import Block, Linear, linear
 from plurallm.randomness import generator
 
 Memory = list[tuple[Tensor, Tensor]]
@@ -48,50 +47,6 @@ class Prediction:
         return self.mean_QO.log_softmax(-1)
 
 
-class Block(nn.Module):
-    """Post-norm attention block whose keys and values come from the context."""
-
-    def __init__(self, width: int, heads: int, feedforward: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.attended = nn.Linear(width, width)
-        self.norm_attended = nn.LayerNorm(width)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.ReLU(), nn.Linear(feedforward, width)
-        )
-        self.norm = nn.LayerNorm(width)
-        # As torch.nn.MultiheadAttention starts: one uniform bound for the three projections.
-        bound = math.sqrt(6 / (width + 3 * width))
-        for part in (self.query, self.key_value):
-            nn.init.uniform_(part.weight, -bound, bound)
-        for part in (self.query, self.key_value, self.attended):
-            nn.init.zeros_(part.bias)
-
-    def keys_values(self, context_BPW: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, P, E) of the context's tokens."""
-        key, value = self.key_value(context_BPW).chunk(2, -1)
-        return self._split_heads(key), self._split_heads(value)
-
-    def forward(
-        self, token_BPW: Tensor, key_BHPE: Tensor, value_BHPE: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Let tokens, of the context or of targets, attend to the context."""
-        query_BHPE = self._split_heads(self.query(token_BPW))
-        attended_BHPE = scaled_dot_product_attention(
-            query_BHPE, key_BHPE, value_BHPE, attn_mask=mask
-        )
-        attended_BPW = self.attended(attended_BHPE.transpose(-3, -2).flatten(-2))
-        token_BPW = self.norm_attended(token_BPW + attended_BPW)
-        updated_BPW: Tensor = self.norm(token_BPW + self.feedforward(token_BPW))
-        return updated_BPW
-
-    def _split_heads(self, token_BPW: Tensor) -> Tensor:
-        head_width = token_BPW.shape[-1] // self.heads
-        return token_BPW.view(*token_BPW.shape[:-1], self.heads, head_width).transpose(-3, -2)
-
-
 class PreferenceTransformer(nn.Module):
     """Predicts how groups answer target questions from their answered context.
 
@@ -116,15 +71,15 @@ class PreferenceTransformer(nn.Module):
         with torch.random.fork_rng(devices=[]):
             # nn.Module draws initial weights from the global state only.
             torch.set_rng_state(generator(seed, "model").get_state())
-            self.first = nn.Linear(embedding_width + 1, width)
+            self.first = Linear(embedding_width + 1, width)
             layers: list[nn.Module] = []
             for _ in range(config.embedder_layers - 1):
-                layers += [nn.ReLU(), nn.Linear(width, width)]
+                layers += [nn.ReLU(), Linear(width, width)]
             self.embedder = nn.Sequential(*layers)
             self.blocks = nn.ModuleList(
                 Block(width, config.heads, config.feedforward) for _ in range(config.layers)
             )
-            self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+            self.head = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, 2))
 
     def embed(self, x_RD: Tensor) -> Tensor:
         """Apply the first layer to embeddings alone, without shares.
@@ -191,9 +146,9 @@ class PreferenceTransformer(nn.Module):
             Mean and raw scale of each point from `start` on.
         """
         # One split: each slice by itself would cost a gradient as large as the whole weight.
-        weight_WD, share_weight_W1 = torch.split(self.first.weight, [x_BPD.shape[-1], 1], 1)
+        weight_WD, share_weight_W1 = torch.split(self.first.weight, [x_BPD.shape[-1], 1], -1)
         x_BPW = linear(x_BPD.to(weight_WD.dtype), weight_WD, self.first.bias)
-        token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W1.squeeze(1))
+        token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W1.mT)
         mask = _attention_mask(mask_BP, token_BPW.dtype)
         for number, block in enumerate(self.blocks, start=1):
             assert isinstance(block, Block)
@@ -262,21 +217,22 @@ def gather_questions(output_P2: Tensor, point_QO: Tensor, mask_QO: Tensor) -> Pr
 
     Parameters
     ----------
-    output_P2 : Tensor of shape (P, 2)
+    output_P2 : Tensor of shape (..., P, 2)
         Mean and raw scale of each point.
-    point_QO : Tensor of shape (Q, O), int64
+    point_QO : Tensor of shape (..., Q, O), int64
         Position of each option among the points.
-    mask_QO : Tensor of shape (Q, O), bool
+    mask_QO : Tensor of shape (..., Q, O), bool
         Which options exist.
 
     Returns
     -------
     Prediction
-        With tensors of shape (Q, O).
+        With tensors of shape (..., Q, O).
     """
     # Its gradient needs no sorting, unlike that of indexing, and any order gives the same sums: a
     # point is one option's, and all that pads adds zeros.
-    output_QO2 = output_P2.index_select(0, point_QO.flatten()).view(*point_QO.shape, 2)
+    place = point_QO.flatten(-2).unsqueeze(-1).expand(*point_QO.shape[:-2], -1, 2)
+    output_QO2 = output_P2.gather(-2, place).view(*point_QO.shape, 2)
     return Prediction(
         mean_QO=output_QO2[..., 0].masked_fill(~mask_QO, float("-inf")),
         raw_scale_QO=output_QO2[..., 1],

@@ -25,6 +25,7 @@ ORDER = (
     "tasks",
     "inspection",
     "node",
+    "layers",
     "model",
     "training",
     "evaluation",

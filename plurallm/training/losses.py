@@ -20,14 +20,14 @@ Network = Callable[..., Tensor]
 def episode_loss(
     model: Network, episode: Episode, table_RD: Tensor, config: TrainingConfig
 ) -> Tensor:
-    """Mean loss over an episode's target questions.
+    """Mean loss over the target questions of an episode, or of each of some that are stacked.
 
     Parameters
     ----------
     model : Network
         Predicts the targets from the context.
     episode : Episode
-        On the model's device.
+        On the model's device; its tensors may have a first axis ``B`` more.
     table_RD : Tensor of shape (R, D)
         Embeddings.
     config : TrainingConfig
@@ -35,15 +35,15 @@ def episode_loss(
 
     Returns
     -------
-    Tensor of shape ()
+    Tensor of shape () or (B,)
         Differentiable.
     """
     loss_Q = LOSSES[config.loss](predict(model, episode, table_RD), episode, config)
-    return loss_Q.mean() if episode.weight_Q is None else (loss_Q * episode.weight_Q).sum()
+    return loss_Q.mean(-1) if episode.weight_Q is None else (loss_Q * episode.weight_Q).sum(-1)
 
 
 def predict(model: Network, episode: Episode, table_RD: Tensor) -> Prediction:
-    """Predict an episode's targets from its context.
+    """Predict an episode's targets from its context; episodes may be stacked.
 
     Parameters
     ----------
@@ -60,14 +60,16 @@ def predict(model: Network, episode: Episode, table_RD: Tensor) -> Prediction:
         Of the target questions, differentiable.
     """
     mask_P = episode.context_mask_P
-    output_1P2 = model(
-        table_RD[episode.row_P].unsqueeze(0),
-        episode.share_P.unsqueeze(0),
+    row_BP, share_BP = (part.view(-1, part.shape[-1]) for part in (episode.row_P, episode.share_P))
+    output_BP2 = model(
+        table_RD[row_BP],
+        share_BP,
         episode.contexts,
         episode.start,
-        None if mask_P is None else mask_P.unsqueeze(0),
+        None if mask_P is None else mask_P.view(-1, episode.contexts),
     )
-    return gather_questions(output_1P2.squeeze(0), episode.point_QO, episode.mask_QO)
+    output_P2 = output_BP2.view(*episode.row_P.shape[:-1], *output_BP2.shape[-2:])
+    return gather_questions(output_P2, episode.point_QO, episode.mask_QO)
 
 
 def _cross_entropy(prediction: Prediction, episode: Episode, _: TrainingConfig) -> Tensor:
@@ -90,4 +92,4 @@ LOSSES: dict[str, Callable[[Prediction, Episode, TrainingConfig], Tensor]] = {
     "jensen_shannon": _jensen_shannon,
     "gaussian": _gaussian,
 }
-"""Loss of each target question, of shape (Q,), by the name in ``training.loss``."""
+"""Loss of each target question, of shape (..., Q), by the name in ``training.loss``."""

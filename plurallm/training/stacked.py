@@ -46,14 +46,16 @@ class StackedGroups:
         self._compute = gradients
 
     def start(self, weights: Mapping[str, Tensor]) -> None:
-        """Begin a round from each group's weights, of shape (G, ...)."""
+        """Begin a round from weights that all groups share, or each group's, of shape (G, ...)."""
         for name, weight in self.weights.items():
-            weight.copy_(weights[name])
+            weight.copy_(weights[name].detach())
         self.optimizer.restart()
 
     def result(self) -> dict[str, Tensor]:
         """Each group's weights: copies, which the next round leaves alone."""
-        return {name: weight.clone() for name, weight in self.weights.items()}
+        copies = {name: torch.empty_like(weight) for name, weight in self.weights.items()}
+        torch._foreach_copy_(list(copies.values()), list(self.weights.values()))
+        return copies
 
     def add_gradients(self, step: Sequence[Batch]) -> Tensor:
         """Give each group's weights their gradient.

@@ -10,19 +10,17 @@ embedding width.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plurallm.config import Config, TrainingConfig
 from plurallm.device import records_steps
 from plurallm.model import PreferenceTransformer
-from plurallm.preferences import Episode
 from plurallm.tasks import GroupTask
 from plurallm.training.episodes import Batch, round_batches
 from plurallm.training.local import LocalUpdate, round_rates, train_group
@@ -106,7 +104,6 @@ def train_groups_together(
         In the order of `tasks`.
     """
     received, device = dict(model.named_parameters()), table_RD.device
-    starts = starts or [received] * len(tasks)
     groups: StackedGroups
     if records_steps(device):
         groups = _recorded_groups(model, table_RD, config.training, len(tasks))
@@ -115,12 +112,10 @@ def train_groups_together(
         compute = partial(_gradients, model, table_RD, config.training)
         groups = StackedGroups(received, len(tasks), compute)
         multiple = 1
-    groups.start(
-        {
-            name: torch.stack([start[name].detach() for start in starts]).to(device)
-            for name in starts[0]
-        }
-    )
+    if starts is None:
+        groups.start(received)
+    else:
+        groups.start({name: torch.stack([start[name] for start in starts]) for name in received})
     losses_G = []
     steps = round_batches(tasks, config, round_number, at_once or len(tasks), device, multiple)
     for rate, step in zip(round_rates(config, round_number), steps, strict=True):
@@ -164,28 +159,13 @@ def _gradients(
     batch: Batch,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Losses (B,) of stacked episodes, and the gradient of each one's own weights."""
-    loss_B = _losses(model, weights, batch.episode, table_RD, training)
-    return loss_B.detach(), torch.autograd.grad(loss_B.sum(), list(weights.values()))
-
-
-def _losses(
-    model: PreferenceTransformer,
-    weights: dict[str, Tensor],
-    stacked: Episode,
-    table_RD: Tensor,
-    training: TrainingConfig,
-) -> Tensor:
-    """Loss of each stacked episode with weights of its own, of shape (B,)."""
-
-    def loss_of_one(weights: dict[str, Tensor], tensors: dict[str, Any]) -> Tensor:
-        return episode_loss(
+    # A GPU's fused attention sums its gradients in any order: bits would differ from run to run.
+    fixed_order = sdpa_kernel(SDPBackend.MATH) if table_RD.is_cuda else nullcontext()
+    with fixed_order:
+        loss_B = episode_loss(
             lambda *inputs: functional_call(model, weights, inputs),
-            replace(stacked, **tensors),
+            batch.episode,
             table_RD,
             training,
         )
-
-    # The other attention kernels have no batching rule: vmap would loop over the groups.
-    with sdpa_kernel(SDPBackend.MATH):
-        loss_B: Tensor = vmap(loss_of_one)(weights, stacked.tensors())
-    return loss_B
+    return loss_B.detach(), torch.autograd.grad(loss_B.sum(), list(weights.values()))
