@@ -92,7 +92,7 @@ def train(message: Message, context: Context) -> Message:
             tasks = [local.tasks[group] for group in members]
             models = local.personal_models(run)
             started = perf_counter()
-            with _named_errors(members, at_once):
+            with _enough_memory(at_once):
                 train_personal(
                     models, local.model, tasks, local.table_RD, local.config, round_number, at_once
                 )
@@ -143,28 +143,29 @@ def _train(
         proximal = Proximal(config.strategy.mu, received)
     tasks = [poison_task(local.tasks[group], config) for group in groups]
     started = perf_counter()
-    with _named_errors(groups, at_once):
-        weights, updates = train_groups(
-            local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
-        )
+    try:
+        with _enough_memory(at_once):
+            weights, updates = train_groups(
+                local.model, tasks, table_RD, config, round_number, proximal, at_once=at_once
+            )
+    except Exception as error:
+        # The reply is for all groups of the node: say which of them it was.
+        raise RuntimeError(f"training {', '.join(groups)}: {error}") from error
     spent = perf_counter() - started  # the losses were read: the device has done its work
     poison_updates(groups, weights, received, config.attack)
     return weights, updates, spent
 
 
 @contextmanager
-def _named_errors(groups: list[str], at_once: int) -> Iterator[None]:
-    """Say whose training failed: the reply is for all groups of the node."""
-    named = f"training {', '.join(groups)}"
+def _enough_memory(at_once: int) -> Iterator[None]:
+    """Say what to do where a GPU's memory is too small for so many groups at once."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
-            f"{named}: the GPU has too little memory for {at_once} groups at once; "
+            f"the GPU has too little memory to train {at_once} groups at once; "
             "give a lower training.groups_at_once"
         ) from error
-    except Exception as error:
-        raise RuntimeError(f"{named}: {error}") from error
 
 
 def _received_distances(

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
-from torch.nn.functional import linear as shared_linear
 
 
 class Linear(nn.Linear):
@@ -40,17 +39,18 @@ def linear(x_BPI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x_BPI : Tensor of shape (B, P, I)
+    x_BPI : Tensor of shape (..., I), or (B, P, I) where weights are stacked
         The sequences.
     weight_OI, bias_O : Tensor of shape (O, I) and (O), or (B, O, I) and (B, O)
         Of one map, or stacked.
 
     Returns
     -------
-    Tensor of shape (B, P, O)
+    Tensor of shape (..., O), or (B, P, O)
+        Its gradients of stacked weights lie as the weights do.
     """
     if weight_OI.dim() == 2:
-        return shared_linear(x_BPI, weight_OI, bias_O)
+        return nn.functional.linear(x_BPI, weight_OI, bias_O)
     stacked_BPO: Tensor = _StackedLinear.apply(x_BPI, weight_OI, bias_O)  # type: ignore[no-untyped-call]
     return stacked_BPO
 
@@ -67,6 +67,7 @@ class _StackedLinear(torch.autograd.Function):
     def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         (gradient_BPO,) = gradient
         x_BPI, weight_BOI = ctx.saved_tensors
+        # All weights are trained; of the first layer's inputs, embeddings, nothing is asked.
         x_gradient = torch.bmm(gradient_BPO, weight_BOI) if ctx.needs_input_grad[0] else None
         return x_gradient, torch.bmm(gradient_BPO.mT, x_BPI), gradient_BPO.sum(-2)
 

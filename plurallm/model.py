@@ -63,6 +63,9 @@ class PreferenceTransformer(nn.Module):
     -----
     With embedding width 4096 and the default sizes it has 1,188,354 parameters. Weights and
     activations may be float32 or float64; the embeddings are cast to the weights' type.
+
+    Called with the weights of ``B`` models, stacked ``[B, ...]`` (``torch.func.functional_call``),
+    each gets the episode of its place.
     """
 
     def __init__(self, embedding_width: int, config: ModelConfig, seed: int) -> None:
@@ -95,7 +98,7 @@ class PreferenceTransformer(nn.Module):
             What ``encode`` and ``target_tokens`` take. It does not depend on answers, so that one
             table serves all groups.
         """
-        weight_WD = self.first.weight[:, :-1]
+        weight_WD = self.first.weight[..., :-1]
         return linear(x_RD.to(weight_WD.dtype), weight_WD, self.first.bias)
 
     def target_tokens(self, x_RW: Tensor) -> Tensor:
@@ -176,8 +179,8 @@ class PreferenceTransformer(nn.Module):
         Memory
             For ``decode``.
         """
-        share_weight_W = self.first.weight[:, -1]
-        token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W)
+        share_weight_W1 = self.first.weight[..., -1:]
+        token_BPW = self.embedder(x_BPW + share_BP.unsqueeze(-1) * share_weight_W1.mT)
         mask = _attention_mask(mask_BP, token_BPW.dtype)
         memory: Memory = []
         for block in self.blocks:

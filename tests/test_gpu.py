@@ -79,3 +79,18 @@ def test_the_weights_of_a_round_stay_when_another_one_follows(tmp_path):
     kept = {name: value.clone() for name, value in first.items()}
     train_groups_together(model, tasks, table, config, 2)
     assert all(torch.equal(value, kept[name]) for name, value in first.items())
+
+
+def test_training_twice_gives_the_same_bits(tmp_path):
+    """At the default sizes: of so many points a fused attention may sum gradients in any order."""
+    counts = [f"training.{part}_questions=[60,90]" for part in ("context", "target")]
+    config = load_config([f"cache_dir={tmp_path}", *counts], None)
+    survey = load_survey(config.data)
+    tasks = list(group_tasks(survey, list(survey.answers)[:8], config).values())
+    table = survey_table(survey, config).cuda()
+    runs = []
+    for _ in range(2):
+        model = PreferenceTransformer(table.shape[1], config.model, seed=0).cuda()
+        runs += [train_groups_together(model, tasks, table, config, number)[0] for number in (1, 1)]
+    for other in runs[1:]:
+        assert all(torch.equal(weight, other[name]) for name, weight in runs[0].items())

@@ -51,6 +51,7 @@ def test_stacked_models_equal_each_alone_and_so_do_their_gradients():
     mask = torch.arange(7) < torch.tensor([[4], [7]])
     together = functional_call(models[0], stacked, (x, share, 7, 4, mask))
     gradients = torch.autograd.grad(together.square().sum(), list(stacked.values()))
+    assert all(gradient.is_contiguous() for gradient in gradients)  # one kernel copies them all
     for row, model in enumerate(models):
         alone = model(x[row, None], share[row, None], 7, 4, mask[row, None])[0]
         torch.testing.assert_close(together[row], alone, rtol=0, atol=1e-12)

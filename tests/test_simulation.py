@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import tiny
+import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
@@ -239,6 +240,16 @@ def test_all_clients_failing_stops_the_run_at_once(tmp_path):
     with pytest.raises(FederationError, match=r"round 1: 0 of 4 groups.*the power went out"):
         run(tmp_path, "dead", app=dies_in_round(1))
     assert not (tmp_path / "dead/summary.json").exists()
+
+
+def test_too_little_memory_on_a_gpu_names_the_groups_and_the_key(tmp_path, monkeypatch):
+    def too_little(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")  # no GPU is this small
+
+    monkeypatch.setattr("plurallm.client_app.train_groups", too_little)
+    expected = r"training Avaria: the GPU has too little .*lower training\.groups_at_once"
+    with pytest.raises(FederationError, match=expected):
+        run(tmp_path, "full")
 
 
 def test_fewer_nodes_than_expected_is_an_error_that_names_those_that_came(tmp_path):

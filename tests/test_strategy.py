@@ -131,9 +131,39 @@ def test_order_of_replies_and_number_of_nodes_change_no_bit():
 def test_one_group_is_that_group_to_the_bit():
     draws = np.random.default_rng(1)
     update = {"w": draws.normal(size=1000).astype(np.float32)}
+    update["w"][0] = -0.0
     mean = OrderedMean(["a"])
     mean.add("a", update, 317)
-    assert np.array_equal(mean.average()["w"].astype(np.float32), update["w"])
+    assert mean.average()["w"].astype(np.float32).tobytes() == update["w"].tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 19])
+@pytest.mark.parametrize("skipped", [None, 0, 3])
+def test_a_mean_is_the_plain_sum_in_order_to_the_bit(count, skipped):
+    """Whatever arrives when, with arrays of no axis, of one value and of more than a block."""
+    draws = np.random.default_rng(2)
+    shapes = {"long": (3, 30_000), "one": (1,), "number": ()}
+    updates = [
+        {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        for _ in range(count)
+    ]
+    weights = draws.uniform(1, 300, count)
+    taken = [row for row in range(count) if row != skipped or count == 1]
+    for order in (range(count), range(count)[::-1], draws.permutation(count)):
+        mean = OrderedMean([str(row) for row in range(count)])
+        for row in order:
+            if row in taken:
+                mean.add(str(row), updates[row], weights[row])
+            else:
+                mean.skip(str(row))
+        result = mean.average()
+        for name in shapes:
+            total, whole = np.zeros(shapes[name]), 0.0
+            for row in taken:
+                total = total + updates[row][name].astype(np.float64) * weights[row]
+                whole += weights[row]
+            assert np.array_equal(result[name], total / whole)
+            assert result[name].shape == shapes[name]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -26,6 +26,7 @@ from plurallm.training import (
     learning_rate,
     received_distance,
     train_group,
+    train_groups,
     train_groups_together,
 )
 from plurallm.training.adam import Adam
@@ -186,6 +187,27 @@ def test_groups_together_equal_one_after_the_other(tmp_path, loss, at_once):
         assert updates[row].examples == update.examples
         for name, value in one.state_dict().items():
             torch.testing.assert_close(weights[name][row], value, rtol=0, atol=1e-8)
+
+
+def test_a_single_group_is_trained_in_the_model_and_several_beside_it(local):
+    config, tasks, table, model = local
+    first, *others = tasks.values()
+    start = copy.deepcopy(model.state_dict())
+    alone = copy.deepcopy(model)
+    expected = train_group(alone, first, table, config, 1)
+    weights, updates = train_groups(model, [first], table, config, 1)
+    assert updates == [expected]
+    for name, value in alone.state_dict().items():
+        assert torch.equal(weights[name], value[None])
+        assert weights[name].data_ptr() == model.state_dict()[name].data_ptr()
+    again, _ = train_groups(model, [first], table, config, 1, starts=[start])
+    assert all(torch.equal(again[name][0], value) for name, value in alone.state_dict().items())
+    model.load_state_dict(start)
+    several, updates = train_groups(model, [first, *others], table, config, 1)
+    assert len(updates) == len(tasks)
+    assert all(torch.equal(start[name], value) for name, value in model.state_dict().items())
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(several[name][0], value, rtol=0, atol=1e-4)
 
 
 def test_groups_of_like_length_are_computed_together(local):

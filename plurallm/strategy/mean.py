@@ -34,8 +34,9 @@ class Mean(Protocol):
 class OrderedMean:
     """Weighted mean in float64, summed in one order whatever the order of arrival.
 
-    An update is added, with some of its neighbours, once all before it are settled, and is kept
-    only until then: a stream in order takes the memory of eight updates, whatever its length.
+    Updates are added eight at a time, once all before them are settled, and kept only until then: a
+    stream in order takes the memory of eight updates, or of the replies that they are parts of,
+    whatever its length.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ class OrderedMean:
             self._weight += weight
             for name, array in arrays.items():
                 if name not in self._sums:
-                    self._sums[name] = np.zeros(array.shape)
+                    self._sums[name] = np.full(array.shape, -0.0)  # to which -0 may be added
         for name, total in self._sums.items():
             flat = total.reshape(-1)
             parts = [(arrays[name].reshape(-1), weight) for arrays, weight in updates]

@@ -1,6 +1,7 @@
-"""Losses of one episode.
+"""Losses of an episode, or of several that are stacked.
 
-Dimension letters: ``R`` rows of the table, ``D`` embedding width, ``Q`` questions, ``O`` options.
+Dimension letters: ``B`` episodes, ``P`` points, ``R`` rows of the table, ``D`` embedding width,
+``Q`` questions, ``O`` options.
 """
 
 import math

@@ -51,8 +51,8 @@ def train_groups(
 ) -> tuple[dict[str, Tensor], list[LocalUpdate]]:
     """Train each of some groups for one round: several together, a single one as is fastest.
 
-    Parameters and results are those of ``train_groups_together``. But a single group on a CPU is
-    trained in the model itself, and its weights are views of the model's.
+    Parameters and results are those of ``train_groups_together``. But a single group is trained in
+    the model itself where steps are not recorded, and its weights are views of the model's.
     """
     if len(tasks) > 1 or records_steps(table_RD.device):
         return train_groups_together(
@@ -160,7 +160,8 @@ def _gradients(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Losses (B,) of stacked episodes, and the gradient of each one's own weights."""
     # A GPU's fused attention sums its gradients in any order: bits would differ from run to run.
-    fixed_order = sdpa_kernel(SDPBackend.MATH) if table_RD.is_cuda else nullcontext()
+    records = records_steps(table_RD.device)
+    fixed_order = sdpa_kernel(SDPBackend.MATH) if records else nullcontext()
     with fixed_order:
         loss_B = episode_loss(
             lambda *inputs: functional_call(model, weights, inputs),
