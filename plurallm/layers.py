@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
+from plurallm.device import records_steps
+
 
 class Linear(nn.Linear):
     """``torch.nn.Linear``, whose weights may be stacked."""
@@ -53,6 +55,28 @@ def linear(x_BPI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
         return nn.functional.linear(x_BPI, weight_OI, bias_O)
     stacked_BPO: Tensor = _StackedLinear.apply(x_BPI, weight_OI, bias_O)  # type: ignore[no-untyped-call]
     return stacked_BPO
+
+
+def plain_attention(
+    query_BHPE: Tensor, key_BHPE: Tensor, value_BHPE: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """``torch.nn.functional.scaled_dot_product_attention`` as separate products.
+
+    Parameters
+    ----------
+    query_BHPE, key_BHPE, value_BHPE : Tensor of shape (B, H, P, E)
+        Keys and values have a number of points of their own.
+    mask : Tensor, optional
+        What is added to scores: minus infinity where a key does not count.
+
+    Returns
+    -------
+    Tensor of shape (B, H, P, E)
+    """
+    score_BHPP = (query_BHPE / math.sqrt(query_BHPE.shape[-1])) @ key_BHPE.mT
+    if mask is not None:
+        score_BHPP = score_BHPP + mask
+    return score_BHPP.softmax(-1) @ value_BHPE
 
 
 class _StackedLinear(torch.autograd.Function):
@@ -103,9 +127,10 @@ class Block(nn.Module):
     ) -> Tensor:
         """Let tokens, of the context or of targets, attend to the context."""
         query_BHPE = self._split_heads(self.query(token_BPW))
-        attended_BHPE = scaled_dot_product_attention(
-            query_BHPE, key_BHPE, value_BHPE, attn_mask=mask
-        )
+        # A GPU's fused attention may sum gradients in any order: bits would differ between runs.
+        fixed_order = records_steps(token_BPW.device) and torch.is_grad_enabled()
+        attention = plain_attention if fixed_order else scaled_dot_product_attention
+        attended_BHPE = attention(query_BHPE, key_BHPE, value_BHPE, mask)
         attended_BPW = self.attended(attended_BHPE.transpose(-3, -2).flatten(-2))
         token_BPW = self.norm_attended(token_BPW + attended_BPW)
         updated_BPW: Tensor = self.norm(token_BPW + self.feedforward(token_BPW))

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch.func import functional_call
+from torch.nn.functional import scaled_dot_product_attention
 
 from plurallm.config import ModelConfig
-from plurallm.layers import LayerNorm, Linear, linear
+from plurallm.layers import LayerNorm, Linear, linear, plain_attention
 from plurallm.model import PreferenceTransformer
 
 SMALL = ModelConfig(width=32, embedder_layers=4, layers=3, heads=4, feedforward=48)
@@ -34,6 +35,46 @@ def test_gradients_of_a_stacked_map_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(linear, inputs)
     gradients = torch.autograd.grad(linear(*inputs).square().sum(), inputs)
     assert all(gradient.is_contiguous() for gradient in gradients)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_plain_attention_equals_the_fused_one_and_so_do_its_gradients(masked):
+    draws = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 3, points, 4, generator=draws, dtype=torch.float64, requires_grad=True)
+        for points in (9, 7, 7)
+    )
+    exists = torch.arange(7) < torch.tensor([[4], [7]])
+    mask = torch.zeros(2, 7).double().masked_fill(~exists, -torch.inf)[:, None, None]
+    results = [
+        attention(query, key, value, mask if masked else None)
+        for attention in (plain_attention, scaled_dot_product_attention)
+    ]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(result.square().sum(), (query, key, value)) for result in results
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_a_model_that_is_trained_takes_the_plain_attention_where_steps_are_recorded(monkeypatch):
+    taken = []
+
+    def attention(*inputs):
+        taken.append(len(inputs))
+        return plain_attention(*inputs)
+
+    monkeypatch.setattr("plurallm.layers.plain_attention", attention)
+    model = PreferenceTransformer(24, SMALL, seed=3)
+    inputs = (torch.ones(1, 9, 24), torch.ones(1, 9), 5, 5)
+    model(*inputs)
+    assert not taken
+    monkeypatch.setattr("plurallm.layers.records_steps", lambda device: True)
+    model(*inputs)
+    assert len(taken) == SMALL.layers
+    with torch.inference_mode():
+        model(*inputs)
+    assert len(taken) == SMALL.layers
 
 
 def test_stacked_models_equal_each_alone_and_so_do_their_gradients():

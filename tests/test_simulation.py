@@ -247,7 +247,7 @@ def test_too_little_memory_on_a_gpu_names_the_groups_and_the_key(tmp_path, monke
         raise torch.OutOfMemoryError("CUDA out of memory")  # no GPU is this small
 
     monkeypatch.setattr("plurallm.client_app.train_groups", too_little)
-    expected = r"training Avaria: the GPU has too little .*lower training\.groups_at_once"
+    expected = r"training Dalimuna: the GPU has too little .*lower training\.groups_at_once"
     with pytest.raises(FederationError, match=expected):
         run(tmp_path, "full")
 

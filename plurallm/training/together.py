@@ -10,13 +10,11 @@ embedding width.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plurallm.config import Config, TrainingConfig
 from plurallm.device import records_steps
@@ -159,14 +157,7 @@ def _gradients(
     batch: Batch,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Losses (B,) of stacked episodes, and the gradient of each one's own weights."""
-    # A GPU's fused attention sums its gradients in any order: bits would differ from run to run.
-    records = records_steps(table_RD.device)
-    fixed_order = sdpa_kernel(SDPBackend.MATH) if records else nullcontext()
-    with fixed_order:
-        loss_B = episode_loss(
-            lambda *inputs: functional_call(model, weights, inputs),
-            batch.episode,
-            table_RD,
-            training,
-        )
+    loss_B = episode_loss(
+        lambda *inputs: functional_call(model, weights, inputs), batch.episode, table_RD, training
+    )
     return loss_B.detach(), torch.autograd.grad(loss_B.sum(), list(weights.values()))

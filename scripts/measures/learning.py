@@ -2,13 +2,11 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from measures.bench import (
@@ -152,9 +150,7 @@ def _operations(bench: Bench, tasks: list[GroupTask]) -> Iterator[Row]:
     for way in (AT_ONCE, 1):
         train = partial(_train_all, bench.local.model, tasks, bench.local.table_RD, at_once=way)
         host = [count_operations(partial(draw_round, tasks, config, 1)) for config in (few, many)]
-        # Together a GPU takes the plain attention; one after the other its fused one.
-        with sdpa_kernel(SDPBackend.MATH) if way > 1 else nullcontext():
-            once, whole = (count_operations(partial(train, config)) for config in (few, many))
+        once, whole = (count_operations(partial(train, config)) for config in (few, many))
         step = (whole - once) / STEPS
         counts.append((step, (host[1] - host[0]) / STEPS, once - step))
     for name, together, apart in zip(names, *counts, strict=True):
