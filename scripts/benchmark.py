@@ -61,7 +61,7 @@ def main() -> None:
         parser.error("--survey and --layout go together")
     if options.job and options.only:
         parser.error("--job and --only do not go together")
-    if options.width and options.embedding != "hashing":
+    if options.width is not None and options.embedding != "hashing":
         parser.error("--width is the hashed embedding's")
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, but is {options.repeats}")
@@ -70,7 +70,7 @@ def main() -> None:
     overrides = [f"device={options.device}", f"threads={options.threads}"]
     overrides += [f"embedding={options.embedding}"]
     if options.embedding == "hashing":
-        overrides += [f"embedding.width={options.width or 512}"]
+        overrides += [f"embedding.width={512 if options.width is None else options.width}"]
     if options.survey:
         path = hydra_quote(str(options.survey.absolute()))
         overrides += [f"data={options.layout}", f"data.path={path}"]

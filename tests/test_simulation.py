@@ -21,7 +21,7 @@ from plurallm.server_app import app as server_app
 from plurallm.simulation import InProcessGrid, run_in_process
 from plurallm.strategy import FederationError
 from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training import train_group
+from plurallm.training import train_group, train_groups
 
 TINY = [
     *tiny.TINY,
@@ -349,6 +349,26 @@ def test_groups_that_train_together_give_the_same_run_in_float64(tmp_path):
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-8)
         for cell, scores in one.get("cells", {}).items():
             assert scores == pytest.approx(other["cells"][cell], abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("configured", "calls"),
+    [("1", [(1, 1)] * 4), ("3", [(2, 3), (2, 3)]), ("null", [(1, 1)] * 4)],
+)
+def test_a_node_trains_as_many_groups_together_as_configured_and_as_memory_holds(
+    tmp_path, monkeypatch, configured, calls
+):
+    taken = []
+
+    def train(model, tasks, *others, at_once):
+        taken.append((len(tasks), at_once))
+        return train_groups(model, tasks, *others, at_once=at_once)
+
+    monkeypatch.setattr("plurallm.client_app.train_groups", train)
+    monkeypatch.setattr("plurallm.client_app.groups_in_memory", lambda model: 2)
+    overrides = (f"training.groups_at_once={configured}", "federation.nodes=1")
+    run(tmp_path, "chunks", *overrides, "federation.rounds=1", "device=cpu")
+    assert taken == calls
 
 
 def test_float64_runs_in_float64(tmp_path):

@@ -1,6 +1,7 @@
 """The strategy through Flower's own messages: what is averaged, what is refused, when it stops."""
 
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,16 @@ def test_a_mean_is_the_plain_sum_in_order_to_the_bit(count, skipped):
                 whole += weights[row]
             assert np.array_equal(result[name], total / whole)
             assert result[name].shape == shapes[name]
+
+
+def test_a_stream_in_order_takes_the_memory_of_eight_updates():
+    mean, alive = OrderedMean([str(row) for row in range(30)]), []
+    for row in range(30):
+        array = np.full(3, float(row))
+        alive.append(weakref.ref(array))
+        mean.add(str(row), {"w": array}, 1.0)
+        del array
+        assert sum(reference() is not None for reference in alive) <= 8
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -210,6 +210,29 @@ def test_a_single_group_is_trained_in_the_model_and_several_beside_it(local):
         torch.testing.assert_close(several[name][0], value, rtol=0, atol=1e-4)
 
 
+def test_training_reads_nothing_from_the_device_step_by_step(local):
+    """What waits for a device is counted on a CPU: single numbers that are read."""
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    def reads(action):
+        with Reads() as counter:
+            action()
+        return counter.count
+
+    config, tasks, table, model = local
+    chosen = list(tasks.values())
+    drawn = reads(lambda: draw_round(chosen, config, 1))  # on the host
+    assert reads(lambda: train_groups_together(model, chosen, table, config, 1)) == drawn
+    drawn = reads(lambda: draw_round(chosen[:1], config, 1))
+    assert reads(lambda: train_group(model, chosen[0], table, config, 1)) == drawn
+
+
 def test_groups_of_like_length_are_computed_together(local):
     config, tasks, *_ = local
     drawn = [draw for step in draw_round(list(tasks.values()), config, 1) for draw in step]

@@ -114,7 +114,7 @@ def training_step(bench: Bench) -> Iterator[Row]:
     own = train_group(model, first, table_RD, config, 1).losses
     model.load_state_dict(start)
     gap = max(abs(one - other) for one, other in zip(own, losses, strict=True))
-    if not gap < 1e-3:
+    if not gap < 1e-5:
         raise RuntimeError(f"the two forms of a training step differ by {gap:.1e} in loss")
     against = f"slow: {show(1e3 * slow_s)} ms, {first.name} alone; losses within {gap:.0e}"
     yield Row("one training step", 1e3 * fast_s, "ms", against, fast_s / slow_s)
