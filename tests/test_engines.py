@@ -68,7 +68,7 @@ def spoiled_checkout(tmp_path, in_training):
         shutil.copytree(REPOSITORY / name, checkout / name)
     shutil.copy2(REPOSITORY / "pyproject.toml", checkout)
     client = checkout / "plurallm/client_app.py"
-    mark = "    asked, round_number = _asked(message, local, context)\n"
+    mark = '    run = str(message.content["config"]["run"])\n'
     text = client.read_text()
     assert text.count(mark) == 1
     client.write_text(text.replace(mark, mark + in_training))
