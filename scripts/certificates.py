@@ -82,6 +82,26 @@ def make_certificates(folder: Path, names: Sequence[str]) -> None:
     print(f"Give {folder / 'ca.crt'} to every data holder; keep ca.key and server.key to yourself")
 
 
+def local_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate, and its key, for a port of 127.0.0.1 that lives until the next call.
+
+    It signs itself: who trusts it trusts that one process alone.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("PluralLLM node")
+    certificate = (
+        _builder(name, name, SERVER_DAYS, key)
+        .add_extension(x509.SubjectAlternativeName(_names(LOCAL)), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(digital_signature=True, key_cert_sign=True), critical=True)
+        .sign(key, SHA256())
+    )
+    for file in (folder / "runtime.key", folder / "runtime.crt"):
+        file.unlink(missing_ok=True)
+    _write_pair(folder, "runtime", certificate, key)
+    return folder / "runtime.crt", folder / "runtime.key"
+
+
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Read the authority, or make it where there is none."""
     certificate_file, key_file = folder / "ca.crt", folder / "ca.key"

@@ -87,7 +87,7 @@ class LocalDeployment:
 
     def start_server(self) -> None:
         """Start the server and wait until it listens."""
-        listens = "Uvicorn running on"
+        listens = "Nodes may connect to"
         before = self.log("server").count(listens)
         host = "0.0.0.0" if self._hosts else "127.0.0.1"
         arguments = ("start", "--host", host, "--port", str(self.port))

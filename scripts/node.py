@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -12,7 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from certificates import check_certificate, check_pair, check_private, write_new
+from certificates import (
+    check_certificate,
+    check_pair,
+    check_private,
+    local_certificate,
+    write_new,
+)
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -20,7 +27,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from processes import REPOSITORY, FirstSignal, free_port, only_one, run_to_end, surroundings
+from processes import (
+    REPOSITORY,
+    FirstSignal,
+    free_port,
+    fresh_secret,
+    only_one,
+    run_to_end,
+    surroundings,
+)
 
 BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
 STEADY_SECONDS = 120  # a node that ran so long starts again without delay
@@ -100,6 +115,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     start.add_argument("--ca", type=Path, required=True, help="ca.crt that the operator sent")
     start.add_argument("--trusted-entities", type=Path, help="see docs/deployment.md, Trust")
+    start.add_argument(
+        "--machine-processes",
+        type=positive,
+        default=max(2, os.cpu_count() or 2),
+        help="messages that all your nodes on this machine work on at a time (its cores)",
+    )
+    start.add_argument(
+        "--message-seconds",
+        type=positive,
+        default=3600,
+        help="a message whose process takes longer is given up (3600)",
+    )
     start.add_argument("--tries", type=int, help="give up after so many starts (never)")
     return parser.parse_args(arguments)
 
@@ -113,6 +140,13 @@ def address(text: str) -> str:
             f"{text!r} must be HOST:PORT, such as plurallm.example.org:8443 or [2001:db8::1]:8443"
         )
     return text
+
+
+def positive(text: str) -> int:
+    """Check that a number is at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
 
 
 def make_key(folder: Path) -> int:
@@ -186,20 +220,40 @@ def keep_running(
         *("flower-supernode", "--superlink", options.superlink),
         *("--root-certificates", str(authority), "--auth-supernode-private-key", str(key)),
         *("--node-config", str(write_toml(folder / "flower" / "node.toml", config))),
+        *("--isolation", "process"),
     ]
     if options.trusted_entities is not None:
         command += ["--trusted-entities", str(options.trusted_entities.resolve(strict=True))]
+    bounds = [
+        *("--runs", "flwr-clientapp", "--processes", "1"),
+        *("--machine-processes", str(options.machine_processes)),
+        *("--task-seconds", str(options.message_seconds)),
+    ]
     signals = FirstSignal()
     failures = 0
     while True:
         said: set[str | None] = set()
         started = time.monotonic()
-        status = run_to_end(
-            [*command, "--port", str(free_port())],
-            surrounding,
-            lambda line, said=said: said.add(explain(line)),  # type: ignore[misc]
-            signals,
-        )
+        port = free_port()
+        own, own_key = local_certificate(folder / "flower")
+        with fresh_secret() as secret:
+            shared = ("--superexec-auth-secret-file", f"/proc/self/fd/{secret}")
+            supernode = [
+                *(*command, "--port", str(port), *shared, "--ssl-certfile", str(own)),
+                *("--ssl-keyfile", str(own_key), "--ssl-ca-certfile", str(own)),
+            ]
+            superexec = [
+                *(sys.executable, "-m", "plurallm.deploy.executor", *bounds, "--"),
+                *("--runtime-api-address", f"127.0.0.1:{port}"),
+                *("--root-certificates", str(own), *shared),
+            ]
+            status = run_to_end(
+                (supernode, superexec),
+                surrounding,
+                lambda line, said=said: said.add(explain(line)),  # type: ignore[misc]
+                signals,
+                secret,
+            )
         if signals.number is not None:
             return signals.exit_status
         failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK_POLL_SECONDS = "0.25"  # Flower's own: each second, to hand a message to a process
 SIGNAL_POLL_SECONDS = 0.1
+RESTART_SECONDS = 2.0  # before a process that serves another is started again
 COMMAND_SECONDS = 120.0  # limit of one command of Flower's: about 2 s, more on a cold disk
 
 
@@ -127,53 +128,88 @@ class FirstSignal:
 
 
 def run_to_end(
-    command: Sequence[str],
+    commands: Sequence[Sequence[str]],
     options: dict[str, Any],
     read_line: Callable[[str], None],
     signals: FirstSignal,
+    *secrets: int,
 ) -> int:
-    """Run a command and show what it says; when it ends, end all that it has started.
+    """Run commands together and show what they say; when the first ends, end all that was started.
+
+    The others serve the first one: one of them that ends is started again.
 
     Parameters
     ----------
-    command : sequence of str
-        The command.
+    commands : sequence of sequence of str
+        The commands.
     options : dict
         Of ``surroundings``.
     read_line : callable
-        Gets every line of its output.
+        Gets every line of their output.
     signals : FirstSignal
-        Ends it too.
+        Ends them too.
+    *secrets : int
+        Descriptors that are inherited by the commands that name them.
 
     Returns
     -------
     int
-        Its exit status.
+        The first one's exit status.
     """
     end_processes(options["env"]["FLWR_HOME"])  # left by one that was killed itself
-    process = subprocess.Popen(
-        command,
-        **options,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    readers = []
 
-    def show() -> None:
+    def start(command: Sequence[str]) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            command,
+            **options,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            # Only those that read it: the proxy, which strangers talk to, does not have it.
+            pass_fds=tuple(fd for fd in secrets if f"/proc/self/fd/{fd}" in command),
+        )
+        readers.append(threading.Thread(target=show, args=(process,), daemon=True))
+        readers[-1].start()
+        return process
+
+    def show(process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
             read_line(line)
 
-    reader = threading.Thread(target=show, daemon=True)
-    reader.start()
-    while process.poll() is None and signals.number is None:
+    first, *others = (start(command) for command in commands)
+    while first.poll() is None and signals.number is None:
+        for number, other in enumerate(others):
+            if other.poll() is not None:
+                name = shlex.join(commands[number + 1][:3])
+                print(f"{name} ended with status {other.returncode}: it is started again")
+                signals.wait(RESTART_SECONDS)
+                others[number] = start(commands[number + 1])
         time.sleep(SIGNAL_POLL_SECONDS)
     end_processes(options["env"]["FLWR_HOME"])
-    reader.join(timeout=5)
-    return process.wait()
+    for reader in readers:
+        reader.join(timeout=5)
+    for other in others:
+        other.wait()
+    return first.wait()
+
+
+@contextmanager
+def fresh_secret() -> Iterator[int]:
+    """Give the descriptor of a new secret of 32 bytes that is on no disk and in no argument list.
+
+    Processes that inherit it read it as ``/proc/self/fd/NUMBER``; it is gone with the last of them.
+    """
+    descriptor = os.memfd_create("secret")
+    try:
+        os.write(descriptor, os.urandom(32))
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def free_port() -> int:

@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from certificates import check_certificate, check_private
-from processes import FirstSignal, RunError, ask, only_one, run_to_end, surroundings
+from processes import (
+    FirstSignal,
+    RunError,
+    ask,
+    free_port,
+    fresh_secret,
+    only_one,
+    run_to_end,
+    surroundings,
+)
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""
+
+RUNS = 4
+"""Runs that go on at a time: further ones wait."""
 
 NAMES = "names.json"
 """File of the server's folder with the nodes' names."""
@@ -68,26 +80,45 @@ def check_certificates(folder: Path) -> None:
 
 
 def start_server(folder: Path, host: str, port: int) -> int:
-    """Run the SuperLink until a signal; its state and the runs stay in the folder."""
+    """Run the server until a signal; its state and the runs stay in the folder.
+
+    Three processes: the SuperLink on a port of loopback; the proxy on the public port, which lets
+    nodes through and nobody else; SuperExec, which alone may claim what a run has to do, since it
+    shares a fresh secret with the SuperLink.
+    """
     options = surroundings(folder / "flower")
-    own_commands_dial = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    connection = {"address": f"{own_commands_dial}:{port}", "ca": str(folder / "ca.crt")}
+    inner = f"localhost:{free_port()}"
+    authority, certificate, key = (
+        str(folder / name) for name in ("ca.crt", "server.crt", "server.key")
+    )
     (folder / "flower" / "config.toml").write_text(
         f"[superlink]\ndefault = {json.dumps(CONNECTION)}\n\n[superlink.{CONNECTION}]\n"
-        f"address = {json.dumps(connection['address'])}\n"
-        f"root-certificates = {json.dumps(connection['ca'])}\n",
+        f"address = {json.dumps(inner)}\n"
+        f"root-certificates = {json.dumps(authority)}\n",
         encoding="utf-8",
     )
-    command = [
-        *("flower-superlink", "--host", host, "--port", str(port), "--enable-supernode-auth"),
-        *("--ssl-ca-certfile", str(folder / "ca.crt")),
-        *("--ssl-certfile", str(folder / "server.crt")),
-        *("--ssl-keyfile", str(folder / "server.key")),
-        *("--database", str(folder / "flower" / "state.db")),
-        "--disable-runtime-dependency-installation",
-    ]
-    signals = FirstSignal()
-    status = run_to_end(command, options, lambda line: None, signals)
+    with fresh_secret() as secret:
+        shared = ("--superexec-auth-secret-file", f"/proc/self/fd/{secret}")
+        superlink = [
+            *("flower-superlink", "--host", "127.0.0.1", "--port", inner.rpartition(":")[2]),
+            *("--enable-supernode-auth", "--isolation", "process", *shared),
+            *("--ssl-ca-certfile", authority, "--ssl-certfile", certificate),
+            *("--ssl-keyfile", key, "--database", str(folder / "flower" / "state.db")),
+            "--disable-runtime-dependency-installation",
+        ]
+        superexec = [
+            *(sys.executable, "-m", "plurallm.deploy.executor"),
+            *("--runs", "flwr-serverapp", "--processes", str(RUNS), "--"),
+            *("--runtime-api-address", inner, "--root-certificates", authority, *shared),
+        ]
+        public = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        proxy = [
+            *(sys.executable, "-m", "plurallm.deploy.proxy", "--listen", public),
+            *("--superlink", inner, "--certificate", certificate, "--key", key, "--ca", authority),
+        ]
+        signals = FirstSignal()
+        commands = (superlink, superexec, proxy)
+        status = run_to_end(commands, options, lambda line: None, signals, secret)
     return status if signals.number is None else signals.exit_status
 
 
