@@ -3,6 +3,8 @@
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+from plurallm.plurality import plurality_lines
+
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
@@ -59,6 +61,10 @@ def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
         source=facts.get("weights", "not recorded"),
         distance=DISTANCES.get(facts.get("distance", ""), "Jensen-Shannon (base 2)"),
         scores=scores or "| not recorded | | |",
+        plurality="\n".join(
+            f"- {line}" for line in plurality_lines(facts.get("plurality", {}), CELLS)
+        )
+        or "Not recorded: in a deployment no place has the answers of two groups.",
         versions=", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items())
         or "not recorded",
     )
@@ -133,6 +139,13 @@ answers.
 | groups and questions | alignment | worst group | groups |
 |---|---|---|---|
 {scores}
+
+## Plurality
+
+Whether predictions depend on the group: each is predicted from its own context, and from that of
+another group.
+
+{plurality}
 
 ## Limits
 

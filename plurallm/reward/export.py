@@ -138,7 +138,8 @@ def _provenance(
     with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
         for line in map(json.loads, lines):
             if line["round"] == round_number and "cells" in line:
-                facts |= {"cells": line["cells"], "groups": line["groups"]}
+                told = ("cells", "groups", "plurality")
+                facts |= {key: line[key] for key in told if key in line}
     summary = run / "summary.json"
     if summary.is_file():
         whole = json.loads(summary.read_text(encoding="utf-8"))
