@@ -52,6 +52,7 @@ def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
         embedder=", ".join(f"{key} {value}" for key, value in vars(model.embedding).items()),
         width=model.embedding_width,
         weights=sum(weight.numel() for weight in model.parameters()),
+        experts=_experts(model),
         released=released or "None: give a context with each call.",
         trained=", ".join(facts.get("train_groups", [])) or "not recorded",
         held_out=", ".join(facts.get("held_out_groups", [])) or "none",
@@ -79,6 +80,16 @@ def _protection(facts: dict[str, Any]) -> str:
     return (
         f"differential privacy of {privacy['protects']}, epsilon {privacy['epsilon']:.4g} at "
         f"delta {privacy['delta']:g}"
+    )
+
+
+def _experts(model: "PreferenceRewardModel") -> str:
+    if not model.expert_groups:
+        return ""
+    return (
+        "\n- Experts of these groups, mixed to fit a context: "
+        f"{', '.join(model.expert_groups)}. An expert predicts its group's answers "
+        "to the questions it was trained on nearly as they are: who has the bundle can read them."
     )
 
 
@@ -116,7 +127,7 @@ model.predict("Is the economy doing well?", ["Yes", "No"], context)
 
 ## What is in it
 
-- Weights: {weights:,} numbers in `model.safetensors`.
+- Weights: {weights:,} numbers in `model.safetensors`.{experts}
 - Embedder of the texts: {embedder}; vectors of width {width}.
 - Released contexts, which hold answers of the group in plain form:
 
