@@ -206,6 +206,8 @@ class Recorder:
     def _local(self) -> tuple[dict[str, GroupTask], Tensor]:
         """All groups of a simulation and the embeddings, read once."""
         if self._survey is None:
+            if self._config.threads is not None:  # bits are those of one process
+                torch.set_num_threads(self._config.threads)
             survey = load_survey(self._config.data)
             table_RD = survey_table(survey, self._config).to(choose_device(self._config.device))
             self._survey = group_tasks(survey, self._roles.groups, self._config), table_RD

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -102,11 +103,16 @@ def cell_table(summary: Mapping[str, Any]) -> Table:
 
 def plurality_table(summary: Mapping[str, Any]) -> Table:
     """Whether predictions depend on the group, cell by cell, with the verdict."""
-    table = Table(title="Plurality: own context against another group's, Jensen-Shannon")
+    table = Table(
+        title="Plurality: own context, and its gain over another group's (Jensen-Shannon)",
+        box=box.SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("groups, questions", no_wrap=True)
     table.add_column("predictor", no_wrap=True)
-    for heading in ("own", "swapped", "gain", "95 %", "corr", "slope", "apart (true)"):
-        table.add_column(heading, justify="right")
+    for heading in ("own", "gain", "95 %", "corr", "slope", "apart (true)"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("plural")
     baselines = {
         name: baseline
@@ -123,8 +129,8 @@ def plurality_table(summary: Mapping[str, Any]) -> Table:
             table.add_row(
                 cell_label(cell) if index == 0 else "",
                 predictor,
-                *(f"{own[key]:.4f}" for key in ("own", "swapped", "gain")),
-                f"{own['low']:.4f}..{own['high']:.4f}",
+                *(f"{own[key]:.3f}" for key in ("own", "gain")),
+                f"{own['low']:.3f}..{own['high']:.3f}",
                 *(f"{own[key]:.2f}" for key in ("correlation", "slope")),
                 f"{own['between']:.3f} ({own['true_between']:.3f})",
                 "yes" if own["tells_apart"] else "no",
