@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from plurallm.report.names import arm_label_in, cell_label, cells_of, mean_std
+from plurallm.report.names import arm_label_in, cell_label, cells_of, mean_std, number
 from plurallm.report.sheet import Sheet
 
 PLURALITY = {
-    **{"own": "own context", "swapped": "swapped", "gain": "gain", "low": "lower limit"},
+    **{"own": "own context", "swapped": "swapped", "gain": "gain", "low": "lower\nlimit"},
     **{"correlation": "correlation", "slope": "slope", "between": "apart"},
 }
 """Numbers of the plurality and how tables call them."""
@@ -33,11 +33,11 @@ def plurality_sheets(results: Mapping[str, Any]) -> list[Sheet]:
             sheets.append(
                 Sheet(
                     f"Plurality over {cell_label(cell)}",
-                    ("predictor", *PLURALITY.values(), "tells groups apart"),
+                    ("predictor", *PLURALITY.values(), "tells groups\napart"),
                     tuple(
                         (
                             arm_label_in(name, cell),
-                            *(mean_std(numbers[key], digits=4) for key in PLURALITY),
+                            *(_told(key, numbers[key]) for key in PLURALITY),
                             _verdict(numbers["tells_apart"]["values"].values()),
                         )
                         for name, numbers in scored.items()
@@ -48,8 +48,13 @@ def plurality_sheets(results: Mapping[str, Any]) -> list[Sheet]:
     return sheets
 
 
+def _told(key: str, stat: Mapping[str, Any]) -> str:
+    """Deviations of two numbers only: with all of them a terminal is too narrow."""
+    return mean_std(stat) if key in ("gain", "correlation") else number(stat["mean"], 3)
+
+
 def _verdict(seeds: Iterable[float]) -> str:
     told = [bool(seed) for seed in seeds]
     if len(set(told)) == 1:
         return "yes" if told[0] else "no"
-    return f"with {sum(told)} of {len(told)} seeds"
+    return f"{sum(told)} of {len(told)} seeds"
