@@ -23,13 +23,16 @@ from plurallm.evaluation import (
     GroupScore,
     model_predictor,
 )
+from plurallm.experts import expert_config, expert_predictors
 from plurallm.local_data import LocalData, local_data, node_groups
 from plurallm.node import (
     RefusalError,
     guard,
+    may_send_experts,
+    node_settings,
 )
 from plurallm.personal import PersonalModels, train_personal
-from plurallm.records import write_array
+from plurallm.records import read_array, write_array
 from plurallm.training import (
     LocalUpdate,
     Proximal,
@@ -106,6 +109,55 @@ def train(message: Message, context: Context) -> Message:
     return _reply(message, asked, {"arrays": ArrayRecord(written), "metrics": metrics})
 
 
+@app.train("experts")
+def train_experts(message: Message, context: Context) -> Message:
+    """Fine-tune the received weights for each asked group; reply as ``train`` does.
+
+    What comes of it is not averaged with others', so that a data holder's node sends it only where
+    its own settings say so.
+    """
+    local = local_data(context)
+    settings = node_settings(context.node_config)
+    if settings is not None and not may_send_experts(settings):
+        raise RefusalError("the node sends no expert: its settings do not allow personal.experts")
+    record = message.content.array_records["arrays"]
+    asked, _ = _asked(message, local, context)
+    config = expert_config(local.config)
+    stacked: dict[str, NDArray[Any]] = {}
+    losses, examples, seconds = [], [], []
+    for row, group in enumerate(asked):
+        weights, (update,), spent = _train(local, [group], record, 1, 1, config)
+        for name, tensor in weights.items():
+            own = tensor[0].cpu().numpy()
+            if name not in stacked:
+                stacked[name] = np.empty((len(asked), *own.shape), own.dtype)
+            stacked[name][row] = own
+        losses.append(float(np.mean(update.losses)))
+        examples.append(update.examples)
+        seconds.append(spent)
+    written = {name: write_array(stacked.pop(name)) for name in list(stacked)}
+    metrics = MetricRecord({"num-examples": examples, "train-loss": losses, "seconds": seconds})
+    return _reply(message, asked, {"arrays": ArrayRecord(written), "metrics": metrics})
+
+
+@app.evaluate("experts")
+def evaluate_experts(message: Message, context: Context) -> Message:
+    """Score each asked group with the received experts, mixed to fit its context."""
+    local = local_data(context)
+    asked, _ = _asked(message, local, context)
+    record = message.content.array_records["arrays"]
+    names = message.content.config_records["config"]["experts"]
+    assert isinstance(names, list)
+    weights = {
+        name: torch.tensor(read_array(array)).to(local.table_RD.device)
+        for name, array in record.items()
+    }
+    experts = [str(name) for name in names]
+    predictors = expert_predictors(local.model, weights, experts, asked, local.table_RD)
+    scores = [local.score(group, predictors[group]) for group in asked]
+    return _reply(message, asked, {"metrics": _score_record(scores, local.config)})
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score each asked group with the received weights."""
@@ -133,14 +185,22 @@ def _groups_at_once(local: LocalData) -> int:
 
 
 def _train(
-    local: LocalData, groups: list[str], record: ArrayRecord, round_number: int, at_once: int
+    local: LocalData,
+    groups: list[str],
+    record: ArrayRecord,
+    round_number: int,
+    at_once: int,
+    config: Config | None = None,
 ) -> tuple[dict[str, Tensor], list[LocalUpdate], float]:
-    """Weights ``[G, ...]`` and update of each group, and the seconds of the training alone."""
+    """Weights ``[G, ...]`` and update of each group, and the seconds of the training alone.
+
+    With a configuration of its own, of experts, no strategy pulls on the weights.
+    """
     received = local.receive(record)
-    config, table_RD = local.config, local.table_RD
-    proximal = None
-    if isinstance(config.strategy, FedProxStrategy) and config.strategy.mu > 0:
-        proximal = Proximal(config.strategy.mu, received)
+    table_RD, strategy, proximal = local.table_RD, local.config.strategy, None
+    if config is None and isinstance(strategy, FedProxStrategy) and strategy.mu > 0:
+        proximal = Proximal(strategy.mu, received)
+    config = config or local.config
     tasks = [poison_task(local.tasks[group], config) for group in groups]
     started = perf_counter()
     try:
@@ -210,7 +270,7 @@ def _asked(message: Message, local: LocalData, context: Context) -> tuple[list[s
     foreign = sorted(set(asked) - set(node_groups(local, context)))
     if foreign:
         raise RefusalError(f"the node was asked for group {foreign[0]!r}, which it does not host")
-    if message.metadata.message_type == "train" and set(asked) & set(local.roles.held_out):
+    if message.metadata.message_type.startswith("train") and set(asked) & set(local.roles.held_out):
         raise RefusalError("the node was asked to train a held-out group")
     return asked, int(config["round"])  # type: ignore[arg-type]
 

@@ -5,18 +5,25 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, MetricRecord
+from torch import Tensor
 
 from plurallm.baselines import score_baselines
 from plurallm.checkpoint import Arrays, Checkpoint, save_checkpoint
 from plurallm.config import (
     CentralPrivacy,
     Config,
+    ExpertsPersonal,
     PoisoningAttack,
     RespondentPrivacy,
     config_dict,
 )
-from plurallm.evaluation import summarize
+from plurallm.device import choose_device
+from plurallm.evaluation import model_predictor, summarize
+from plurallm.experts import expert_predictors
+from plurallm.model import PreferenceTransformer
+from plurallm.plurality import score_plurality
 from plurallm.records import read_array
 from plurallm.roles import Roles, assign_roles, count_seen
 from plurallm.strategy import (
@@ -25,9 +32,10 @@ from plurallm.strategy import (
     GroupFedAvg,
     RoundReport,
     describe,
+    gather_experts,
     is_deployment,
 )
-from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
 from plurallm.tracking import RunFolder, Trackers, versions
 
 # Best to worst: what tells the best round. Held-out groups must not choose the model.
@@ -78,6 +86,7 @@ class Recorder:
         self._totals: dict[str, float] = checkpoint.state["totals"]
         self._best: dict[str, Any] | None = checkpoint.state["best"]
         self._started = time.monotonic()
+        self._survey: tuple[dict[str, GroupTask], Tensor] | None = None
 
     def end_round(self, server_round: int, record: ArrayRecord) -> MetricRecord | None:
         """Take a finished round; Flower also calls it before the first one."""
@@ -105,6 +114,8 @@ class Recorder:
             metrics |= summarize(report.scores, self._roles.by_group, distance)
             metrics |= self._other_cells(report)
             metrics["groups_unscored"] = report.unscored
+            last_round = report.round_number == self._config.federation.rounds
+            metrics |= self._plurality(arrays, brief=not last_round)
             if not report.unscored:  # means over other groups do not compare
                 self._keep_best(metrics, arrays)
         self._count(
@@ -123,7 +134,10 @@ class Recorder:
         self._trackers.log_round(metrics, timings)
         if report.round_number == self._config.federation.rounds:
             self._folder.save_model("model", arrays, self._describe(report.round_number))
-            self._trackers.finish(self._summary(metrics))
+            summary = self._summary(metrics)
+            if isinstance(self._config.personal, ExpertsPersonal):
+                summary |= self._experts(record, metrics)
+            self._trackers.finish(summary)
         elif report.round_number % self._config.federation.checkpoint_every == 0:
             aggregator = self._strategy.aggregator
             state = {
@@ -138,6 +152,66 @@ class Recorder:
                 Checkpoint(report.round_number, arrays, state, aggregator.arrays),
             )
         return None
+
+    def _experts(self, record: ArrayRecord, last: Mapping[str, Any]) -> dict[str, Any]:
+        """Gather and save the experts; scores of the run become those of their mixture."""
+        started = time.monotonic()
+        experts = gather_experts(self._strategy, record)
+        self._folder.save_model(
+            "experts",
+            experts.arrays,
+            {**self._describe(self._config.federation.rounds), "groups": list(experts.groups)},
+        )
+        facts = summarize(experts.scores, self._roles.by_group, self._config.data.distance)
+        facts |= {"trunk_cells": last["cells"], "groups_unscored": experts.unscored}
+        if self._simulated:
+            tasks, table_RD = self._local()
+            config = self._config
+            model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
+            model = model.to(table_RD.device, getattr(torch, config.precision))
+            weights = {
+                name: torch.from_numpy(array).to(table_RD.device)
+                for name, array in experts.arrays.items()
+            }
+            everyone = self._roles.groups
+            predict = expert_predictors(model, weights, experts.groups, everyone, table_RD)
+            facts["plurality"] = score_plurality(tasks, self._roles, predict, config, by_name=True)
+            facts["trunk_plurality"] = last["plurality"]
+        facts["experts"] = {
+            "groups": list(experts.groups),
+            "declined": experts.declined,
+            "seconds": time.monotonic() - started,
+        }
+        return facts
+
+    def _plurality(self, arrays: Arrays, brief: bool) -> dict[str, Any]:
+        """Plurality of the global model, in a simulation: only there one place has all answers."""
+        if not self._simulated:
+            return {}
+        tasks, table_RD = self._local()
+        config = self._config
+        model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
+        model = model.to(table_RD.device, getattr(torch, config.precision))
+        model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+        everyone = dict.fromkeys(self._roles.groups, model_predictor(model, table_RD))
+        return {"plurality": score_plurality(tasks, self._roles, everyone, config, brief)}
+
+    @property
+    def _simulated(self) -> bool:
+        nodes = self._attendance.nodes.values()
+        return all(node.partitions is not None for node in nodes) and not is_deployment(
+            self._config
+        )
+
+    def _local(self) -> tuple[dict[str, GroupTask], Tensor]:
+        """All groups of a simulation and the embeddings, read once."""
+        if self._survey is None:
+            if self._config.threads is not None:  # bits are those of one process
+                torch.set_num_threads(self._config.threads)
+            survey = load_survey(self._config.data)
+            table_RD = survey_table(survey, self._config).to(choose_device(self._config.device))
+            self._survey = group_tasks(survey, self._roles.groups, self._config), table_RD
+        return self._survey
 
     def _presence(self) -> dict[str, Any]:
         """In a deployment, when the round ended, who came and went, and each group's node."""

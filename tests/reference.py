@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from plurallm.config import ModelConfig
-from plurallm.divergence import SQRT_LN2
+from plurallm.divergence import SQRT_LN2, jensen_shannon_distance
+from plurallm.mixing import FOLDS, PENALTY, PENALTY_DECADES
 from plurallm.model import PreferenceTransformer
-from plurallm.preferences import Preferences
+from plurallm.preferences import Preferences, split_context
+from plurallm.randomness import generator
 
 
 class PlainTransformer(nn.Module):
@@ -189,3 +191,95 @@ def weighted_mean(
         name: sum(arrays[name] * (weight / total) for arrays, weight in updates.values())
         for name in names
     }
+
+
+def plurality_by_pair(tasks, predict, config, column):
+    """Plurality of at most four groups that share one predictor: a pair and a question at a time.
+
+    Every pair is compared, and every question while there are at most a hundred.
+    """
+    contexts = [
+        split_context(
+            task.seen,
+            config.evaluation.context_questions,
+            generator(config.seed, "evaluation", task.name, 0),
+        )[0]
+        for task in tasks
+    ]
+    own, swapped, true, told, between, true_between = [], [], [], [], [], []
+
+    def score(p, q):
+        return jensen_shannon_distance(p.double(), q.double()).item()
+
+    for one, other in itertools.combinations(range(len(tasks)), 2):
+        sides = [getattr(tasks[place], column) for place in (one, other)]
+        shown = {int(q) for place in (one, other) for q in contexts[place].question_Q}
+        answered = [side.question_Q.tolist() for side in sides]
+        for question in sorted((set(answered[0]) & set(answered[1])) - shown):
+            asked = [
+                side.take(torch.tensor([positions.index(question)]))
+                for side, positions in zip(sides, answered, strict=True)
+            ]
+            told_2 = [predict(contexts[p], asked[0].without_shares())[0] for p in (one, other)]
+            true_2 = [part.share_QO[0] for part in asked]
+            own += [1 - score(true_2[side], told_2[side]) for side in (0, 1)]
+            swapped += [1 - score(true_2[side], told_2[1 - side]) for side in (0, 1)]
+            between.append(score(*told_2))
+            true_between.append(score(*true_2))
+            true += (true_2[0].double() - true_2[1].double()).tolist()
+            told += (told_2[0].double() - told_2[1].double()).tolist()
+    products = [math.fsum(a * b for a, b in zip(true, told, strict=True))]
+    products += [math.fsum(a * a for a in values) for values in (true, told)]
+    return {
+        "own": float(np.mean(own)),
+        "swapped": float(np.mean(swapped)),
+        "correlation": products[0] / math.sqrt(products[1] * products[2]),
+        "slope": products[0] / products[1],
+        "between": float(np.mean(between)),
+        "true_between": float(np.mean(true_between)),
+    }
+
+
+def mix_by_hand(members, context, target):
+    """Experts' mixture, a question and a penalty at a time; members predict in float64."""
+    questions, count = len(context), min(FOLDS, len(context))
+    rows, errors, of_question = [], [], []
+    for place in range(questions):
+        shown = [other for other in range(questions) if other % count != place % count]
+        one = context.take(torch.tensor([place]))
+        told = [
+            member(context.take(torch.tensor(shown)), one.without_shares())[0] for member in members
+        ]
+        for option in one.mask_QO[0].nonzero()[:, 0].tolist():
+            values = [float(expert[option]) for expert in told]
+            mean = math.fsum(values) / len(values)
+            rows.append([value - mean for value in values])
+            errors.append(float(one.share_QO[0, option]) - mean)
+            of_question.append(place)
+    design, error = np.array(rows), np.array(errors)
+
+    def fit(kept, penalty):
+        normal = design[kept].T @ design[kept] + penalty * np.eye(len(members))
+        return np.linalg.solve(normal, design[kept].T @ error[kept])
+
+    best = None
+    for step in range(-6, 9):
+        penalty = 10 ** (step / 4)
+        squares = 0.0
+        for place in range(questions):
+            left = np.array(of_question) == place
+            squares += float(((error[left] - design[left] @ fit(~left, penalty)) ** 2).sum())
+        prior = (math.log10(penalty / PENALTY) / PENALTY_DECADES) ** 2 / 2
+        cost = questions / 2 * math.log(squares) + prior
+        best = min(best or (math.inf, 0.0), (cost, penalty))
+    weights = fit(np.ones(len(error), dtype=bool), best[1])
+    shares = torch.zeros(target.mask_QO.shape, dtype=torch.float64)
+    for row in range(len(target)):
+        one = target.take(torch.tensor([row])).without_shares()
+        told = torch.stack([member(context, one)[0].double() for member in members])
+        options = one.mask_QO[0]
+        mean = told.mean(0)
+        share = mean + torch.from_numpy(weights) @ (told - mean)
+        shares[row, options] = share[options].clamp(min=1e-3)
+        shares[row] /= shares[row].sum()
+    return shares

@@ -147,8 +147,11 @@ def test_nodes_with_their_own_files_give_the_run_of_one_file_to_the_bit(deploy, 
             *(f"output_dir={tmp_path / 'one'}", f"cache_dir={tmp_path / 'c'}"),
         ]
     )
-    for file in ("metrics.jsonl", "model/model.safetensors"):
-        assert (apart / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+    file = "model/model.safetensors"
+    assert (apart / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+    # Only where one place has all answers is there a score of two groups' answers.
+    of_one = [{**line, "plurality": None} for line in lines(tmp_path / "one")]
+    assert [{**line, "plurality": None} for line in lines(apart)] == of_one
 
 
 def test_a_deployment_reports_who_took_part_and_no_fact_of_a_survey(deploy, surveys):
@@ -713,6 +716,33 @@ def test_personal_models_stay_in_the_nodes_folder(deploy, nodes, tmp_path):
     last = lines(deploy("ditto", "personal=ditto", nodes=own))[-1]
     files = (tmp_path / "state/personal").glob("*/*/*.safetensors")
     assert {file.parent.name for file in files} == set(last["personal_groups"])
+
+
+EXPERTS = "personal=experts"
+
+
+def test_a_node_sends_an_expert_only_where_its_data_holder_allows_it(deploy, nodes):
+    own = [{**node, "allow": "personal.experts"} for node in nodes[1:]]
+    folder = deploy("experts", EXPERTS, nodes=[nodes[0], *own])
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    (declined,) = summary["experts"]["declined"].values()
+    assert "its settings do not allow personal.experts" in declined
+    assert len(summary["experts"]["groups"]) == 2
+    assert set(summary["groups"]) == set(GROUPS)  # who declined is served by the others' experts
+    assert summary["trunk_cells"] != summary["cells"]
+    weights = load_file(folder / "experts" / "model.safetensors")
+    assert {len(stacked) for stacked in weights.values()} == {2}
+
+
+def test_without_any_expert_the_run_says_who_may_allow_them(deploy):
+    with pytest.raises(FederationError, match=r"no group sent an expert.*allow=personal\.experts"):
+        deploy("experts", EXPERTS)
+
+
+def test_a_run_may_not_set_how_experts_learn(nodes):
+    settings = node_settings(nodes[0])
+    with pytest.raises(RefusalError, match=r"personal\.steps is not among the keys"):
+        check_overrides([EXPERTS, "personal.steps=100000"], settings)
 
 
 def test_the_guide_lists_the_bounds_of_what_a_run_may_ask():

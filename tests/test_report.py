@@ -254,7 +254,7 @@ def test_runs_of_a_comparison_belong_together_in_weights_and_biases(folder: Path
         if key.endswith("/_type")
     }
     tables = {name for name, value in kinds.items() if value == "table-file"}
-    assert tables == {"cells", "groups", "curves", "convergence"}
+    assert tables == {"cells", "plurality", "groups", "curves", "convergence"}
     assert {name for name, value in kinds.items() if value == "image-file"} == {
         f"{chart}-{row}-groups-{column}-questions"
         for chart in ("curves", "groups")

@@ -12,6 +12,7 @@ from plurallm.baselines.neighbours import neighbours
 from plurallm.baselines.plain import context_mean, uniform
 from plurallm.config import Config
 from plurallm.evaluation import Predictor, score_group, summarize
+from plurallm.plurality import score_plurality
 from plurallm.preferences import Preferences
 from plurallm.roles import Roles
 from plurallm.tasks import GroupTask
@@ -85,7 +86,7 @@ def score_baselines(
     Returns
     -------
     dict
-        By baseline, in the shape of ``evaluation.summarize``.
+        By baseline, in the shape of ``evaluation.summarize``, with ``plurality`` beside it.
     """
     return {
         baseline: summarize(
@@ -93,5 +94,6 @@ def score_baselines(
             roles.by_group,
             config.data.distance,
         )
+        | {"plurality": score_plurality(tasks, roles, predict, config)}
         for baseline, predict in baseline_predictors(tasks, roles, table_RD).items()
     }

@@ -15,6 +15,7 @@ from plurallm.compare.survey import LocalSurvey
 from plurallm.config import Config, config_dict
 from plurallm.evaluation import Predictor, model_predictor, score_group, summarize
 from plurallm.model import PreferenceTransformer
+from plurallm.plurality import score_plurality
 from plurallm.tracking import RunFolder, open_trackers, versions
 from plurallm.training import train_group, train_pooled
 
@@ -123,8 +124,10 @@ def run_central(learner: Learner, local: LocalSurvey, overrides: list[str], path
                 "groups_trained": list(losses),
                 "groups_refused": {},
             }
-            if number % config.evaluation.every == 0 or number == config.federation.rounds:
-                metrics |= score(learner.predictors(), local) | {"groups_unscored": {}}
+            last = number == config.federation.rounds
+            if number % config.evaluation.every == 0 or last:
+                metrics |= score(learner.predictors(), local, brief=not last)
+                metrics["groups_unscored"] = {}
             seconds = {"train": trained - begun, "evaluate": time.monotonic() - trained}
             trackers.log_round(
                 metrics, {"round": number, "seconds": seconds, "bytes_down": 0, "bytes_up": 0}
@@ -137,13 +140,27 @@ def run_central(learner: Learner, local: LocalSurvey, overrides: list[str], path
         )
 
 
-def score(predictors: Mapping[str, Predictor], local: LocalSurvey) -> dict[str, Any]:
-    """Score predictors, in the shape of ``evaluation.summarize``."""
+def score(
+    predictors: Mapping[str, Predictor], local: LocalSurvey, brief: bool = False
+) -> dict[str, Any]:
+    """Score predictors, in the shape of ``evaluation.summarize``, with ``plurality`` beside it.
+
+    Parameters
+    ----------
+    predictors : mapping of str to Predictor
+        By group.
+    local : LocalSurvey
+        The survey.
+    brief : bool
+        Whether fewer pairs of groups will do for the plurality, as between two rounds.
+    """
     scores = {
         name: score_group(local.tasks[name], predict, local.config)
         for name, predict in predictors.items()
     }
-    return summarize(scores, local.roles.by_group, local.config.data.distance)
+    plurality = score_plurality(local.tasks, local.roles, predictors, local.config, brief)
+    cells = summarize(scores, local.roles.by_group, local.config.data.distance)
+    return cells | {"plurality": plurality}
 
 
 def run_facts(local: LocalSurvey) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One arm with one seed, from nothing or from where it stopped, in a process of its own."""
 
+import json
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from plurallm.compare.pairs import write_pairs
 from plurallm.compare.survey import LocalSurvey, local_survey
 from plurallm.config import hydra_quote
 from plurallm.evaluation import Predictor, model_predictor
+from plurallm.experts import expert_predictors as stacked_predictors
 from plurallm.model import PreferenceTransformer
 from plurallm.simulation import run_in_process
 from plurallm.tracking import RunFolder, open_trackers
@@ -109,8 +111,7 @@ def _run(job: Job) -> None:
                     overrides.append(f"resume={hydra_quote(str(job.folder))}")
                 run_in_process(overrides)
             local = local_survey(job.run_overrides)
-            predict = model_predictor(_saved_model(job.folder, local), local.table_RD)
-            predictors = dict.fromkeys(local.roles.groups, predict)
+            predictors = _saved_predictors(job.folder, local)
         else:
             local = local_survey(job.run_overrides)
             predictors = _predictors_here(job, local, overrides)
@@ -153,6 +154,17 @@ def _predictors_here(
     learner = Local(local) if job.arm.kind == "local" else Pooled(local)
     run_central(learner, local, list(overrides), job.folder)
     return learner.predictors()
+
+
+def _saved_predictors(folder: Path, local: LocalSurvey) -> dict[str, Predictor]:
+    """What a finished run predicts with: its experts, where it has some, or the global model."""
+    model = _saved_model(folder, local)
+    file = folder / "experts" / "model.safetensors"
+    if not file.exists():
+        return dict.fromkeys(local.roles.groups, model_predictor(model, local.table_RD))
+    names = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))["groups"]
+    weights = load_file(file, device=str(local.table_RD.device))
+    return stacked_predictors(model, weights, names, local.roles.groups, local.table_RD)
 
 
 def _saved_model(folder: Path, local: LocalSurvey) -> PreferenceTransformer:

@@ -15,6 +15,7 @@ from plurallm.compare.scores import (
     answered_cells,
     cells_over_seeds,
     groups_over_seeds,
+    plurality_over_seeds,
     question_fairness,
     read_curve,
     variants_over_seeds,
@@ -41,7 +42,8 @@ def comparison_results(folder: Path) -> dict[str, Any]:
         seeds and ``values``; also ``cov_question`` and ``fi_question``, fairness over groups by
         question, averaged over questions), ``answered`` (alignment over the pairs of a group and a
         question that another training group answered), ``variants`` (such cells of honest groups
-        and personal models, where a run has them), ``privacy`` (``protects``, ``epsilon`` and
+        and personal models, where a run has them), ``plurality`` (as
+        ``plurality_over_seeds`` gives it), ``privacy`` (``protects``, ``epsilon`` and
         ``delta``, or None), ``groups`` (rows of ``group``, ``role`` and, by column, alignment) and
         ``curves`` (by seed). ``convergence``, ``verdicts``, ``examples``, ``unanswered`` (the other
         pairs, with the first seed), ``unanswered_counts`` (by cell and seed) and the facts:
@@ -104,6 +106,7 @@ def _arm(summary_of: Mapping[Job, dict[str, Any]]) -> dict[str, Any]:
             {seed: {"cells": summary["answered"]} for seed, summary in summaries.items()}
         ),
         "variants": variants_over_seeds(summaries),
+        "plurality": plurality_over_seeds(summaries),
         "privacy": _privacy(summaries.values()),
         "groups": groups_over_seeds(summaries),
         "curves": {str(job.seed): read_curve(job.folder) for job in jobs},

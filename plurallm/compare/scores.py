@@ -20,7 +20,7 @@ METRICS = (
 )
 """Metrics of a cell, in the order in which they are told."""
 
-VARIANTS = {"honest": "honest_cells", "personal": "personal_cells"}
+VARIANTS = {"honest": "honest_cells", "personal": "personal_cells", "trunk": "trunk_cells"}
 """Further cells of a run, by key of its summary: groups that do not attack, personal models."""
 
 
@@ -226,3 +226,27 @@ def question_fairness(pairs: Pairs, groups: Iterable[str], seen: bool) -> dict[s
     square_Q = np.bincount(index_N, score_N**2)[shared_Q] / count_Q[shared_Q]
     cov_Q = np.sqrt(np.clip(square_Q - mean_Q**2, 0, None)) / mean_Q
     return {"cov_question": float(cov_Q.mean()), "fi_question": float((1 / (1 + cov_Q**2)).mean())}
+
+
+def plurality_over_seeds(summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the plurality of several seeds together.
+
+    Parameters
+    ----------
+    summaries : mapping
+        By seed; one may lack it, as a deployment's does.
+
+    Returns
+    -------
+    dict
+        By cell and number what ``over_seeds`` gives; ``tells_apart`` is the share of the seeds.
+    """
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for seed, summary in summaries.items():
+        for cell, numbers in summary.get("plurality", {}).items():
+            for name, value in numbers.items():
+                values.setdefault(cell, {}).setdefault(name, {})[seed] = float(value)
+    return {
+        cell: {name: over_seeds(own) for name, own in numbers.items()}
+        for cell, numbers in values.items()
+    }

@@ -72,6 +72,23 @@ class DittoPersonal(PersonalConfig):
 
 
 @dataclass
+class ExpertsPersonal(PersonalConfig):
+    """Each training group fine-tunes the final model; predictions mix what comes of it."""
+
+    steps: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "personal.steps", self.steps, ">= 1")
+        require(
+            0 < self.learning_rate < math.inf,
+            "personal.learning_rate",
+            self.learning_rate,
+            "> 0 and finite",
+        )
+
+
+@dataclass
 class AttackConfig:
     """Groups that misbehave on purpose, for research (``conf/attack``)."""
 
@@ -129,7 +146,11 @@ PRIVACY: dict[str, type[PrivacyConfig]] = {
 }
 """The choices of ``privacy.name``."""
 
-PERSONAL: dict[str, type[PersonalConfig]] = {"none": PersonalConfig, "ditto": DittoPersonal}
+PERSONAL: dict[str, type[PersonalConfig]] = {
+    "none": PersonalConfig,
+    "ditto": DittoPersonal,
+    "experts": ExpertsPersonal,
+}
 """The choices of ``personal.name``."""
 
 ATTACKS: dict[str, type[AttackConfig]] = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
-from plurallm.config.error import require
+from plurallm.config.error import ConfigError, require
 from plurallm.config.federation import FederationConfig
 from plurallm.config.learning import (
     CausalLMEmbedding,
@@ -128,6 +128,11 @@ class Config:
             "'float32' or 'float64'",
         )
         check_together(self.strategy, self.privacy)
+        if self.personal.name == "experts" and self.privacy.name == "central":
+            raise ConfigError(
+                "personal=experts does not go with privacy=central: an expert is one group's "
+                "update as it is, without noise; take privacy=respondent, or personal=none"
+            )
 
 
 VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {

@@ -26,7 +26,7 @@ from plurallm.tasks import whole_survey
 ALLOWED = (
     *("seed", "precision", "threads", "experiment"),
     *("model", "model.*", "training", "training.*", "evaluation", "evaluation.*"),
-    *("federation", "federation.*", "strategy", "strategy.*", "personal", "personal.*"),
+    *("federation", "federation.*", "strategy", "strategy.*", "personal"),
     *("privacy", "privacy.epsilon", "privacy.delta", "privacy.max_epsilon"),
     *("privacy.noise_multiplier", "privacy.clipping_norm"),
     *("data", "data.groups", "data.train_groups", "data.held_out_groups"),
@@ -86,6 +86,11 @@ def check_overrides(overrides: Sequence[str], settings: NodeSettings) -> None:
             check_choice(text)
         except ConfigError as error:
             raise RefusalError(f"the node refuses {text!r}: {error}") from error
+
+
+def may_send_experts(settings: NodeSettings) -> bool:
+    """Whether the data holder lets the groups' own fine-tuned models leave the node."""
+    return "personal.experts" in settings.allow
 
 
 def own_config(run: Config, settings: NodeSettings) -> Config:

@@ -24,6 +24,7 @@ SPREAD = "± is the standard deviation over seeds."
 VARIANT_NOTES = {
     "honest": "Honest groups: without those that attack.",
     "personal": "Personal models: one for each training group, which never leaves its node.",
+    "trunk": "The global model without experts: what the scores of single rounds are of.",
 }
 ORACLE = "* oracle: uses the training groups' answers that training withheld."
 

@@ -23,13 +23,15 @@ def tidy(results: Mapping[str, Any]) -> dict[str, list[Record]]:
     -------
     dict
         ``cells`` (arm, variant, kind, cell, metric, seed, value; the variant is empty, or as in
-        ``compare.scores.VARIANTS``), ``groups`` (arm, role, group, questions, seed, alignment),
+        ``compare.scores.VARIANTS``), ``plurality`` (arm, cell, metric, seed,
+        value), ``groups`` (arm, role, group, questions, seed, alignment),
         ``curves`` (arm, seed, what had been spent, train_loss, cell, alignment) and, where there
         is one, ``convergence`` (cell, arm, seed, target and what had been spent, empty where it was
         not reached). Empty tables are left out.
     """
     tables = {
         "cells": list(_cells(results)),
+        "plurality": list(_plurality(results)),
         "groups": list(_groups(results)),
         "curves": list(_curves(results)),
         "convergence": list(_convergence(results)),
@@ -59,6 +61,20 @@ def _cells(results: Mapping[str, Any]) -> Iterator[Record]:
                     for seed, value in stat["values"].items():
                         place = {"arm": name, "variant": variant, "kind": arm["kind"], "cell": cell}
                         yield place | {"metric": metric, "seed": seed, "value": value}
+
+
+def _plurality(results: Mapping[str, Any]) -> Iterator[Record]:
+    for name, arm in results["arms"].items():
+        for cell, numbers in arm.get("plurality", {}).items():
+            for metric, stat in numbers.items():
+                for seed, value in stat["values"].items():
+                    yield {
+                        "arm": name,
+                        "cell": cell,
+                        "metric": metric,
+                        "seed": seed,
+                        "value": value,
+                    }
 
 
 def _groups(results: Mapping[str, Any]) -> Iterator[Record]:

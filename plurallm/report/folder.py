@@ -14,6 +14,7 @@ from plurallm.report.comparison import (
 from plurallm.report.export import write_json, write_tables
 from plurallm.report.names import cells_of
 from plurallm.report.page import write_page
+from plurallm.report.plurality_sheets import plurality_sheets
 from plurallm.report.run import run_results
 from plurallm.report.tables import print_result, wide_console
 from plurallm.report.verdict import difference_sheet, verdict_sheet
@@ -67,6 +68,7 @@ def print_comparison(results: dict[str, Any]) -> None:
         verdict_sheet(results),
         difference_sheet(results),
         *score_sheets(results),
+        *plurality_sheets(results),
         *(fairness_sheet(results, cell) for cell in cells_of(results)),
         *convergence_sheets(results),
         privacy_sheet(results),

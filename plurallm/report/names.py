@@ -27,7 +27,11 @@ TRAINED = {
 """Arms with a network; ``model`` and ``personal`` are those of a single run. Any other arm goes by
 its overrides."""
 
-VARIANTS = {"honest": "honest groups alone", "personal": "personal models"}
+VARIANTS = {
+    "honest": "honest groups alone",
+    "personal": "personal models",
+    "trunk": "global model without experts",
+}
 """Further cells of an arm and how the tables call them."""
 
 EXPLANATIONS = {

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plurallm.compare import SHARE_OF_GAIN
 from plurallm.config import config_dict, load_config
 from plurallm.config.compare import flatten
+from plurallm.plurality import LEAST_BETWEEN, LEAST_GAIN
 from plurallm.report.colours import COLOURS
 from plurallm.report.comparison import (
     convergence_sheets,
@@ -34,6 +35,7 @@ from plurallm.report.names import (
     main_arm,
     number,
 )
+from plurallm.report.plurality_sheets import plurality_sheets
 from plurallm.report.sheet import Sheet
 from plurallm.report.tables import notes
 from plurallm.report.verdict import (
@@ -135,6 +137,9 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "marks": MARKS,
         "differences": difference_sheet(results),
         "scores": score_sheets(results),
+        "plurality": plurality_sheets(results),
+        "least_gain": LEAST_GAIN,
+        "least_between": LEAST_BETWEEN,
         "fairness": {cell: fairness_sheet(results, cell) for cell in cells},
         "curves": {cell: _drawn(chart) for cell, chart in curve_charts(results).items()},
         "loss": _drawn(loss_chart(results["losses"])) if "losses" in results else None,

@@ -10,6 +10,7 @@ import yaml
 from plurallm.compare import (
     cells_over_seeds,
     groups_over_seeds,
+    plurality_over_seeds,
     read_curve,
     read_lines,
     variants_over_seeds,
@@ -90,6 +91,7 @@ def _arm(kind: str, seed: str, scores: Mapping[str, Any]) -> dict[str, Any]:
         "cells": cells_over_seeds({seed: scores}),
         "variants": variants_over_seeds({seed: scores}),
         "groups": groups_over_seeds({seed: scores}),
+        "plurality": plurality_over_seeds({seed: scores}),
         "privacy": None,  # told in the notes
         "curves": {},
         "seconds": {},

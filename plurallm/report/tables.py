@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from plurallm.baselines import ORACLES
+from plurallm.plurality import LEAST_BETWEEN, LEAST_GAIN
 from plurallm.report.names import ARMS, VARIANTS, cell_label
 
 BASES = {"alignment": "AS base 2", "alignment_e": "AS base e"}
@@ -27,6 +29,8 @@ def print_result(run_folder: Path) -> None:
     console = wide_console()
     console.print(group_table(summary))
     console.print(cell_table(summary))
+    if summary.get("plurality"):
+        console.print(plurality_table(summary))
     for line in notes(summary):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -97,9 +101,53 @@ def cell_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def plurality_table(summary: Mapping[str, Any]) -> Table:
+    """Whether predictions depend on the group, cell by cell, with the verdict."""
+    table = Table(
+        title="Plurality: own context, and its gain over another group's (Jensen-Shannon)",
+        box=box.SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("groups, questions", no_wrap=True)
+    table.add_column("predictor", no_wrap=True)
+    for heading in ("own", "gain", "95 %", "corr", "slope", "apart (true)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("plural")
+    baselines = {
+        name: baseline
+        for name, baseline in _baselines(summary).items()
+        if name in ("mixture", "neighbours")
+    }
+    for cell, score in summary["plurality"].items():
+        rows = {"trained model": score} | {
+            _heading(name, cell): baseline["plurality"][cell]
+            for name, baseline in baselines.items()
+            if cell in baseline.get("plurality", {})
+        }
+        for index, (predictor, own) in enumerate(rows.items()):
+            table.add_row(
+                cell_label(cell) if index == 0 else "",
+                predictor,
+                *(f"{own[key]:.3f}" for key in ("own", "gain")),
+                f"{own['low']:.3f}..{own['high']:.3f}",
+                *(f"{own[key]:.2f}" for key in ("correlation", "slope")),
+                f"{own['between']:.3f} ({own['true_between']:.3f})",
+                "yes" if own["tells_apart"] else "no",
+                style=None if index == 0 else "dim",
+                end_section=index == len(rows) - 1,
+            )
+    return table
+
+
 def notes(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of the tables must know."""
     lines = []
+    if summary.get("plurality"):
+        lines.append(
+            "plural = yes: the predictions tell groups apart. The gain's lower limit is above "
+            f"{LEAST_GAIN}, and they lie at least {LEAST_BETWEEN:.0%} of the true distance apart."
+        )
     if _baselines(summary):
         lines.append("* oracle: uses the training groups' answers that training withheld.")
     best = summary["best"]

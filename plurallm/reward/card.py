@@ -3,6 +3,8 @@
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+from plurallm.plurality import plurality_lines
+
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
@@ -50,6 +52,7 @@ def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
         embedder=", ".join(f"{key} {value}" for key, value in vars(model.embedding).items()),
         width=model.embedding_width,
         weights=sum(weight.numel() for weight in model.parameters()),
+        experts=_experts(model),
         released=released or "None: give a context with each call.",
         trained=", ".join(facts.get("train_groups", [])) or "not recorded",
         held_out=", ".join(facts.get("held_out_groups", [])) or "none",
@@ -59,6 +62,10 @@ def model_card(data: "ModelCardData", model: "PreferenceRewardModel") -> str:
         source=facts.get("weights", "not recorded"),
         distance=DISTANCES.get(facts.get("distance", ""), "Jensen-Shannon (base 2)"),
         scores=scores or "| not recorded | | |",
+        plurality="\n".join(
+            f"- {line}" for line in plurality_lines(facts.get("plurality", {}), CELLS)
+        )
+        or "Not recorded: in a deployment no place has the answers of two groups.",
         versions=", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items())
         or "not recorded",
     )
@@ -73,6 +80,16 @@ def _protection(facts: dict[str, Any]) -> str:
     return (
         f"differential privacy of {privacy['protects']}, epsilon {privacy['epsilon']:.4g} at "
         f"delta {privacy['delta']:g}"
+    )
+
+
+def _experts(model: "PreferenceRewardModel") -> str:
+    if not model.expert_groups:
+        return ""
+    return (
+        "\n- Experts of these groups, mixed to fit a context: "
+        f"{', '.join(model.expert_groups)}. An expert predicts its group's answers "
+        "to the questions it was trained on nearly as they are: who has the bundle can read them."
     )
 
 
@@ -110,7 +127,7 @@ model.predict("Is the economy doing well?", ["Yes", "No"], context)
 
 ## What is in it
 
-- Weights: {weights:,} numbers in `model.safetensors`.
+- Weights: {weights:,} numbers in `model.safetensors`.{experts}
 - Embedder of the texts: {embedder}; vectors of width {width}.
 - Released contexts, which hold answers of the group in plain form:
 
@@ -133,6 +150,13 @@ answers.
 | groups and questions | alignment | worst group | groups |
 |---|---|---|---|
 {scores}
+
+## Plurality
+
+Whether predictions depend on the group: each is predicted from its own context, and from that of
+another group.
+
+{plurality}
 
 ## Limits
 

@@ -55,6 +55,10 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
             f"{run} was trained with embedding=table, which has no vectors of new texts: a bundle "
             "needs an embedder"
         )
+    experts: list[str] = []
+    file = run / "experts" / "config.json"
+    if export.weights == "last" and file.is_file():
+        experts = json.loads(file.read_text(encoding="utf-8"))["groups"]
     contexts = {}
     if export.release_context:
         contexts = release_contexts(export, typed_config(OmegaConf.create(config)))
@@ -65,8 +69,13 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
         precision=description["precision"],
         contexts={group: context_to_json(context) for group, context in contexts.items()},
         provenance=_provenance(run, export, config, description["round"]),
+        experts=experts,
     )
     model.network.load_state_dict(load_file(weights))
+    if experts:
+        stacked = load_file(run / "experts" / "model.safetensors")
+        for row, network in enumerate(model.experts):
+            network.load_state_dict({name: own[row] for name, own in stacked.items()})
     model.eval()
     model.save_pretrained(folder)
     return model
@@ -138,11 +147,15 @@ def _provenance(
     with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
         for line in map(json.loads, lines):
             if line["round"] == round_number and "cells" in line:
-                facts |= {"cells": line["cells"], "groups": line["groups"]}
+                told = ("cells", "groups", "plurality")
+                facts |= {key: line[key] for key in told if key in line}
     summary = run / "summary.json"
     if summary.is_file():
         whole = json.loads(summary.read_text(encoding="utf-8"))
         keys = ("train_groups", "held_out_groups", "privacy", "versions")
         facts |= {key: whole[key] for key in keys if key in whole}
+        if "experts" in whole and export.weights == "last":
+            facts |= {key: whole[key] for key in ("cells", "groups", "plurality") if key in whole}
+            facts["experts"] = whole["experts"]["groups"]
         facts["training"] = "federated" if whole["bytes_up"] else "central"
     return facts

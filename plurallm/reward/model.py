@@ -16,6 +16,7 @@ from plurallm.reward.bundle import check_keys, check_place, embedding_config, mo
 from plurallm.reward.card import model_card
 from plurallm.reward.context import Context, Group, context_from_json, context_to_json
 from plurallm.reward.forecast import Forecast, Query, make_forecast
+from plurallm.reward.mixture import ExpertReadout
 from plurallm.reward.readout import Readout
 from plurallm.survey import Question
 
@@ -47,6 +48,9 @@ class PreferenceRewardModel(
     provenance : mapping, optional
         Where the weights come from, how they scored and under which licence; it goes into the
         model card.
+    experts : sequence of str, optional
+        Groups whose fine-tuned networks predict, mixed to fit a context: see
+        ``plurallm.experts``. Without them the one network does.
 
     Attributes
     ----------
@@ -68,6 +72,7 @@ class PreferenceRewardModel(
         precision: str = "float32",
         contexts: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
+        experts: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.sizes = model_config(model)
@@ -81,7 +86,17 @@ class PreferenceRewardModel(
         if precision not in ("float32", "float64"):
             raise ValueError(f"precision must be float32 or float64, but is {precision!r}")
         network = PreferenceTransformer(embedding_width, self.sizes, seed=0)
-        self.network = network.to(getattr(torch, precision))
+        network_type = getattr(torch, precision)
+        self.network = network.to(network_type)
+        self.expert_groups = tuple(experts)
+        experts_of = [
+            PreferenceTransformer(embedding_width, self.sizes, seed=0).to(network_type)
+            for _ in self.expert_groups
+        ]
+        self.experts = nn.ModuleList(experts_of)
+        self._mixture = ExpertReadout(
+            experts_of, self.expert_groups, self.embedding, self.pairs_of, self.context_of
+        )
         self._readout = Readout(self.network, self.embedding, self.pairs_of, self.context_of)
 
     @property
@@ -155,6 +170,9 @@ class PreferenceRewardModel(
             For an unknown group, or a question without two different options.
         """
         distinct = list(dict.fromkeys(queries))
+        if self.expert_groups:
+            found = dict(zip(distinct, self._mixture.forecasts(distinct), strict=True))
+            return [found[query] for query in queries]
         means = self._readout.means(
             [self.pairs_of(query.question, query.options) for query in distinct],
             [query.group for query in distinct],
@@ -183,21 +201,26 @@ class PreferenceRewardModel(
         list of float
             Any real numbers.
         """
+        if self.expert_groups:
+            return self._mixture.raw_means(pairs, groups)
         means = self._readout.means([[pair] for pair in pairs], groups)
         return [mean_P.item() for mean_P, _ in means]
 
     @property
     def texts_embedded(self) -> tuple[int, int]:
         """How many texts were found in the cache, and how many had to be embedded."""
-        return self._readout.tokens.hits, self._readout.tokens.misses
+        tokens = self._mixture.tokens if self.expert_groups else self._readout.tokens
+        return tokens.hits, tokens.misses
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights; what was computed with the old ones is forgotten."""
         self._readout.clear()
+        self._mixture.clear()
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._readout.clear()  # to another device or type
+        self._mixture.clear()
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
@@ -214,6 +237,7 @@ class PreferenceRewardModel(
             "precision": self.precision,
             "contexts": {group: context_to_json(own) for group, own in self.contexts.items()},
             "provenance": self.provenance,
+            "experts": list(self.expert_groups),
         }
         text = json.dumps(config, sort_keys=True, indent=2)
         (save_directory / "config.json").write_text(text, encoding="utf-8")

@@ -67,6 +67,10 @@ class GroupFedAvg(FedAvg):
     ----------
     report : RoundReport
         The round that runs, or ran last.
+    asked : dict of int to list of str
+        Groups of the last messages, by node.
+    grid : Grid or None
+        Of the round.
     """
 
     def __init__(
@@ -94,10 +98,11 @@ class GroupFedAvg(FedAvg):
                 f"federation.min_groups is {config.federation.min_groups}, "
                 f"but only {asked} groups are asked in a round"
             )
-        self._asked: dict[int, list[str]] = {}
+        self.asked: dict[int, list[str]] = {}
         self._failed_rounds = 0
         self._global: Arrays = {}
         self._started = 0.0
+        self.grid: Grid | None = None
 
     def summary(self) -> None:
         """Log who takes part."""
@@ -112,14 +117,15 @@ class GroupFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the nodes of this round's training groups for an update of each."""
+        self.grid = grid
         self.report = RoundReport(self.first_round + server_round)
         if self.attendance is not None:
             self.attendance.follow(grid, self.report.round_number)
             self.roles, self.groups_of = self.attendance.roles, self.attendance.groups_of
         self._global = {name: read_array(array) for name, array in arrays.items()}
         participants = self._participants()
-        messages = self._ask(MessageType.TRAIN, participants, arrays)
-        away = self._away(participants)
+        messages = self.ask(MessageType.TRAIN, participants, arrays)
+        away = self.away(participants)
         self.report.refused |= away
         self.aggregator.begin(participants, self._global)
         for group in away:
@@ -138,7 +144,7 @@ class GroupFedAvg(FedAvg):
             strategy needs, in more than ``federation.failed_rounds`` rounds.
         """
         losses = {}
-        for group, update in self._updates(replies):
+        for group, update in self.updates(replies):
             if isinstance(update, str):
                 self.report.refused[group] = update
                 logger.warning("round %d: %s: %s", self.report.round_number, group, update)
@@ -163,10 +169,10 @@ class GroupFedAvg(FedAvg):
         """Ask all groups for their scores, every ``evaluation.every`` rounds and at the end."""
         number = self.report.round_number
         if number % self.config.evaluation.every and number != self.config.federation.rounds:
-            self._asked = {}
+            self.asked = {}
             return []
-        self.report.unscored |= self._away(self.roles.groups)
-        return self._ask(MessageType.EVALUATE, self.roles.groups, arrays)
+        self.report.unscored |= self.away(self.roles.groups)
+        return self.ask(MessageType.EVALUATE, self.roles.groups, arrays)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -178,9 +184,9 @@ class GroupFedAvg(FedAvg):
         FederationError
             When no group could be scored.
         """
-        if not self._asked:
+        if not self.asked:
             return None
-        for groups, content in answers(replies, self._asked):
+        for groups, content in answers(replies, self.asked):
             draws = self.config.evaluation.draws
             scores = content if isinstance(content, str) else read_scores(content, groups, draws)
             if isinstance(scores, str):
@@ -202,7 +208,26 @@ class GroupFedAvg(FedAvg):
     def _participants(self) -> tuple[str, ...]:
         return participants(self.config, self.roles, self.report.round_number)
 
-    def _ask(self, message_type: str, groups: Iterable[str], arrays: ArrayRecord) -> list[Message]:
+    def ask(
+        self,
+        message_type: str,
+        groups: Iterable[str],
+        arrays: ArrayRecord,
+        more: Mapping[str, list[str]] | None = None,
+    ) -> list[Message]:
+        """Make the messages that ask the nodes of some groups, who are noted.
+
+        Parameters
+        ----------
+        message_type : str
+            Which of the ClientApp's functions answers.
+        groups : iterable of str
+            For whom; groups that no node hosts are left out.
+        arrays : ArrayRecord
+            Weights.
+        more : mapping, optional
+            Further entries of the message's configuration.
+        """
         wanted = set(groups)
         self._started = time.monotonic()
         asked = {
@@ -212,7 +237,7 @@ class GroupFedAvg(FedAvg):
         # In the order of the roles, so that an engine that answers in order needs no buffer.
         rank = {group: position for position, group in enumerate(self.roles.groups)}
         nodes = sorted((node for node in asked if asked[node]), key=lambda n: rank[asked[n][0]])
-        self._asked = {node: asked[node] for node in nodes}
+        self.asked = {node: asked[node] for node in nodes}
         self.report.bytes_down += len(nodes) * size(arrays)
         return [
             Message(
@@ -224,6 +249,7 @@ class GroupFedAvg(FedAvg):
                                 "round": self.report.round_number,
                                 "groups": asked[node],
                                 "run": self.run,
+                                **(more or {}),
                             }
                         ),
                     }
@@ -234,8 +260,9 @@ class GroupFedAvg(FedAvg):
             for node in nodes
         ]
 
-    def _updates(self, replies: Iterable[Message]) -> Iterator[tuple[str, Update | str]]:
-        for groups, content in answers(replies, self._asked):
+    def updates(self, replies: Iterable[Message]) -> Iterator[tuple[str, Update | str]]:
+        """Take the replies to a training message apart: an update of each group, or a reason."""
+        for groups, content in answers(replies, self.asked):
             if isinstance(content, str):
                 yield from ((group, content) for group in groups)
             else:
@@ -246,7 +273,7 @@ class GroupFedAvg(FedAvg):
                 fair = isinstance(self.config.strategy, FairStrategy)
                 yield from read_updates(content, groups, self._global, bound, fair)
 
-    def _away(self, groups: Iterable[str]) -> dict[str, str]:
+    def away(self, groups: Iterable[str]) -> dict[str, str]:
         """Of some groups, those whose node is not there, with that as the reason."""
         hosted = {group for groups in self.groups_of.values() for group in groups}
         return {group: "its node is away" for group in groups if group not in hosted}
