@@ -49,6 +49,7 @@ ORDER = (
     "report",
     "reward",
     "serving",
+    "deploy",
     "cli",
 )
 """A module, or a package, imports only what stands above it."""

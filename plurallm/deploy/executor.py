@@ -213,9 +213,17 @@ class BoundedExecutor:
                 one.process.kill()
 
     def close(self) -> None:
-        """End what still runs."""
+        """End what still runs, and wait for its end."""
+        self.release_slot()
         for one in self._running:
             one.process.terminate()
+        for one in self._running:
+            try:
+                one.process.wait(KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                one.process.kill()
+                one.process.wait()
+        self._running.clear()
 
     def _has_slot(self) -> bool:
         if self._slots is not None and self._slot is None:

@@ -1,0 +1,110 @@
+"""The executor that bounds a node's processes, with Flower's own task descriptions."""
+
+import os
+import stat
+import sys
+import time
+
+import psutil
+import pytest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResultStatus
+
+from plurallm.deploy.executor import BoundedExecutor, Slots
+
+TOKEN = "0123456789abcdef" * 4
+ALL = set(TaskType)
+
+
+def spec(kind=TaskType.CLIENT_APP):
+    return ExecutionSpec(kind, "127.0.0.1:1", TOKEN, True, None, False, None, False, 7)
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A stand-in for Flower's command that writes down what it was given, and stays."""
+    file = tmp_path / "bin" / "flwr-clientapp"
+    file.parent.mkdir()
+    file.write_text(
+        f"#!{sys.executable}\n"
+        "import sys, time, pathlib\n"
+        "path = sys.argv[sys.argv.index('--token-file') + 1]\n"
+        "assert pathlib.Path(path).is_file()\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'token').write_text(pathlib.Path(path).read_text())\n"
+        "time.sleep(120)\n"
+    )
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{file.parent}{os.pathsep}{os.environ['PATH']}")
+    yield tmp_path
+    left = [child for child in psutil.Process().children() if str(file) in child.cmdline()]
+    for child in left:  # of a test that failed
+        child.kill()
+
+
+def wait_for(condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_one_process_at_a_time_and_no_token_in_an_argument(program):
+    executor = BoundedExecutor(TaskType.CLIENT_APP, 1, None, None)
+    assert executor.get_eligible_capacity(ALL) == ({TaskType.CLIENT_APP}, set())
+    assert executor.launch(spec()).status == LaunchResultStatus.ACCEPTED
+    wait_for(lambda: (program / "token").exists() and (program / "token").read_text() == TOKEN)
+    (child,) = (c for c in psutil.Process().children() if "flwr-clientapp" in " ".join(c.cmdline()))
+    assert TOKEN not in " ".join(child.cmdline())
+    assert executor.get_eligible_capacity(ALL) == (set(), set())  # a further message waits
+    child.kill()
+    wait_for(lambda: executor.get_eligible_capacity(ALL) == ({TaskType.CLIENT_APP}, set()))
+    executor.close()
+
+
+def test_only_one_kind_of_task_runs(program):
+    executor = BoundedExecutor(TaskType.CLIENT_APP, 1, None, None)
+    assert executor.launch(spec(TaskType.SERVER_APP)).status == LaunchResultStatus.FAILED
+    assert executor.get_eligible_capacity({TaskType.SERVER_APP}) == (set(), set())
+
+
+def test_nodes_of_a_machine_share_its_places(program):
+    nodes = [BoundedExecutor(TaskType.CLIENT_APP, 1, Slots(program, 2), None) for _ in range(12)]
+    claimed = 0
+    for node in nodes:
+        if node.get_eligible_capacity(ALL)[0]:
+            node.launch(spec())
+            claimed += 1
+    assert claimed == 2
+    children = [c for c in psutil.Process().children() if "flwr-clientapp" in " ".join(c.cmdline())]
+    assert len(children) == 2
+    children[0].kill()  # however a process ends, its place is free again
+    wait_for(lambda: sum(bool(node.get_eligible_capacity(ALL)[0]) for node in nodes) == 1)
+    for node in nodes:
+        node.close()
+
+
+def test_a_place_that_is_not_used_is_given_back(tmp_path):
+    first, second = (
+        BoundedExecutor(TaskType.CLIENT_APP, 1, Slots(tmp_path, 1), None) for _ in range(2)
+    )
+    assert first.get_eligible_capacity(ALL)[0]
+    assert not second.get_eligible_capacity(ALL)[0]
+    first.release_slot()
+    assert second.get_eligible_capacity(ALL)[0]
+    second.release_slot()
+
+
+def test_a_process_that_hangs_is_ended(program, capfd):
+    executor = BoundedExecutor(TaskType.CLIENT_APP, 1, None, 0.5)
+    executor.launch(spec())
+    wait_for(lambda: bool(executor.get_eligible_capacity(ALL)[0]))
+    assert "task 7 took longer than 0.5 s" in capfd.readouterr().err
+
+
+def test_flower_still_has_what_is_replaced():
+    from flwr.supercore.superexec.executor import SubprocessExecutor
+
+    own = {name for name in vars(SubprocessExecutor) if not name.startswith("_")}
+    assert own <= set(vars(BoundedExecutor))
+    module = sys.modules["flwr.supercore.superexec.run_superexec"]
+    assert {"get_executor", "RuntimeHttpClient"} <= set(vars(module))
