@@ -20,6 +20,8 @@ from plurallm.survey import Answers, Question, Survey
 settings.register_profile("plurallm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("plurallm")
 
+THREADS = torch.get_num_threads()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -33,9 +35,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_left_of_torch() -> Iterator[None]:
     """Give back what code under test sets for a whole process: threads decide how sums round."""
-    threads, draws = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(THREADS)  # a module's fixture may have set them before
+    draws = torch.get_rng_state()
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     torch.set_rng_state(draws)
 
 
