@@ -34,7 +34,7 @@ from plurallm.strategy import (
     make_aggregator,
     meet_nodes,
 )
-from plurallm.tracking import RunFolder, open_trackers
+from plurallm.tracking import RunFolder, lock_run, open_trackers
 
 app = ServerApp()
 
@@ -53,12 +53,19 @@ def main(grid: Grid, context: Context) -> None:
         for override in split_overrides(str(context.run_config.get(key, "")))
     ]
     config = load_config(overrides, None)
+    checkpoint_to_resume(config)  # refused before anything is written there
+    path = _run_folder(config, context)
+    with lock_run(path):  # before the checkpoint is read: another run could write a newer one
+        _run(grid, config, overrides, path)
+
+
+def _run(grid: Grid, config: Config, overrides: list[str], path: Path) -> None:
     checkpoint = checkpoint_to_resume(config)
     digest = config_digest(config)
     nodes = meet_nodes(grid, config, digest)
     attendance = Attendance(config, digest, nodes, _roles(nodes, config, checkpoint))
     first_round = 0 if checkpoint is None else checkpoint.round_number
-    folder = RunFolder(_run_folder(config, context), None if checkpoint is None else first_round)
+    folder = RunFolder(path, None if checkpoint is None else first_round, locked=True)
     if checkpoint is None:
         folder.save_config(config, overrides)
         checkpoint = _start(nodes, config)

@@ -41,7 +41,7 @@ from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
 from plurallm.report import print_result
 from plurallm.server_app import checkpoint_to_resume
 from plurallm.tasks import load_survey, plan_nodes, survey_table
-from plurallm.tracking import ProgressTracker
+from plurallm.tracking import ProgressTracker, check_unlocked
 
 
 def main(typed: Sequence[str]) -> int:
@@ -63,6 +63,7 @@ def main(typed: Sequence[str]) -> int:
         if not config.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"output_dir={folder} holds a run: choose another, or resume={folder}")
         folder.mkdir(parents=True, exist_ok=True)
+        check_unlocked(folder)
         overrides = absolute_overrides([*typed, f"output_dir={hydra_quote(str(folder))}"], here)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

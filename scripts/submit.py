@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from plurallm.cli import new_run_folder
 from plurallm.config import absolute_overrides, hydra_quote, load_config, override_key
 from plurallm.report import print_result
 from plurallm.server_app import checkpoint_to_resume
-from plurallm.tracking import ProgressTracker
+from plurallm.tracking import SUBMITTED, ProgressTracker, check_unlocked, lock_run
 
 SERVERS_OWN = ("output_dir", "cache_dir", "resume", "tracking", "tracking.*")
 """Keys that concern the server alone: nodes do not see them."""
@@ -40,6 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run with overrides: 0 finished, 1 failed, 2 refused, 128 + its number after a signal."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("plurallm").setLevel(logging.INFO)
+    with ExitStack() as kept:
+        return submit(arguments, kept)
+
+
+def submit(arguments: Sequence[str], kept: ExitStack) -> int:
+    """Do it; what `kept` holds is let go at the end."""
     try:
         if not arguments or arguments[0].startswith("-"):
             raise ValueError("usage: submit.sh FOLDER [key=value ...]")
@@ -57,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         folder = Path(config.resume or config.output_dir or new_run_folder(server / "runs"))
         if not config.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"output_dir={folder} holds a run: choose another, or resume={folder}")
-        folder.mkdir(parents=True, exist_ok=True)
+        kept.enter_context(lock_run(folder, SUBMITTED))
+        check_unlocked(folder)  # a run goes on when what submitted it was ended
         if not config.resume:
             folder_override = f"output_dir={hydra_quote(str(folder))}"
             overrides = absolute_overrides([*overrides, folder_override], here)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from plurallm.config import Config, load_config
@@ -19,6 +20,8 @@ from plurallm.survey import Answers, Question, Survey
 settings.register_profile("plurallm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("plurallm")
 
+THREADS = torch.get_num_threads()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -27,6 +30,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_of_torch() -> Iterator[None]:
+    """Give back what code under test sets for a whole process: threads decide how sums round."""
+    torch.set_num_threads(THREADS)  # a module's fixture may have set them before
+    draws = torch.get_rng_state()
+    yield
+    torch.set_num_threads(THREADS)
+    torch.set_rng_state(draws)
 
 
 @pytest.fixture

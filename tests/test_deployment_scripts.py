@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
+from plurallm import tracking
 from plurallm.node import node_settings
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -526,3 +527,27 @@ def test_what_cannot_be_submitted_is_refused_at_once(tmp_path: Path, capsys) -> 
     assert submit.main([str(tmp_path), f"resume={tmp_path}"]) == 2
     assert "not the folder of a run" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kept", [tracking.SUBMITTED, tracking.WRITING])
+def test_a_run_is_submitted_once_at_a_time(tmp_path: Path, monkeypatch, capsys, kept) -> None:
+    (tmp_path / "flower").mkdir()
+    (tmp_path / "flower/config.toml").write_text("")
+    asked = [str(tmp_path), "federation.nodes=1", f"output_dir={tmp_path / 'run'}"]
+    monkeypatch.setattr(submit, "run_on_server", lambda *_: pytest.fail("submitted"))
+    with tracking.lock_run(tmp_path / "run", kept):
+        assert submit.main(asked) == 2
+    assert f"still goes on (process {os.getpid()} on " in capsys.readouterr().err
+
+    def submitted(*_: object) -> None:
+        with (
+            pytest.raises(FileExistsError),
+            tracking.lock_run(tmp_path / "run", tracking.SUBMITTED),
+        ):
+            pass
+        sys.exit(3)
+
+    monkeypatch.setattr(submit, "run_on_server", submitted)
+    for _ in range(2):  # let go of with what held it
+        with pytest.raises(SystemExit):
+            submit.main(asked)

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from plurallm.tracking import (
     RunFolder,
     Trackers,
     WandbTracker,
+    check_unlocked,
     open_trackers,
     progress_text,
     versions,
@@ -99,6 +101,23 @@ def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
     folder.close()
     RunFolder(tmp_path, resumed_round=1)
     assert [line["round"] for line in lines(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_the_lock_names_its_holder_and_is_let_go_however_that_ends(tmp_path: Path) -> None:
+    hold = "from pathlib import Path; from plurallm.tracking import lock_run; import sys, time\n"
+    hold += "with lock_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        said = rf"still goes on \(process {holder.pid} on .+, since 20.+\)"
+        for refused in (lambda: RunFolder(tmp_path), lambda: check_unlocked(tmp_path)):
+            with pytest.raises(FileExistsError, match=said):
+                refused()
+        holder.kill()
+    check_unlocked(tmp_path)
+    RunFolder(tmp_path).close()
 
 
 def test_a_folder_without_a_run_may_be_used(tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from plurallm.checkpoint import Arrays, save_arrays
 from plurallm.config import Config, config_dict
+from plurallm.tracking.lock import lock_run
 
 
 class RunFolder:
@@ -22,6 +23,8 @@ class RunFolder:
         Made when missing. A folder that already holds a run is refused unless it is resumed.
     resumed_round : int, optional
         Last round of the checkpoint that the run goes on from: later lines are cut off.
+    locked : bool
+        Whether the caller holds the folder's lock already.
 
     Raises
     ------
@@ -29,7 +32,7 @@ class RunFolder:
         When another run has written there, or still writes.
     """
 
-    def __init__(self, path: Path, resumed_round: int | None = None) -> None:
+    def __init__(self, path: Path, resumed_round: int | None = None, locked: bool = False) -> None:
         self.path = path
         self._metrics = path / "metrics.jsonl"
         self._timings = path / "timings.jsonl"
@@ -38,14 +41,9 @@ class RunFolder:
             hint = "" if finished else f", or continue it with resume={path}"
             raise FileExistsError(f"{path} already holds a run: choose another output_dir{hint}")
         path.mkdir(parents=True, exist_ok=True)
-        # Two writers would mix their rounds. The system lets go of it however the process ends.
-        self._lock = FileLock(path / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise FileExistsError(
-                f"the run in {path} still goes on: wait for it, or stop it"
-            ) from None
+        self._lock = ExitStack()
+        if not locked:
+            self._lock.enter_context(lock_run(path))
         for file in (self._metrics, self._timings):
             kept = [] if resumed_round is None else _lines_until(file, resumed_round)
             _write_text(file, "".join(kept))
@@ -105,7 +103,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others write there."""
-        self._lock.release()
+        self._lock.close()
 
 
 def _ranges(rounds: list[int]) -> str:
