@@ -19,7 +19,7 @@ FOLDER holds the certificates (./scripts/certificates.sh), and keeps the state a
   ./scripts/server.sh operator register north.pub North
   ./scripts/server.sh operator nodes
 
-Whoever reaches the port can submit runs: keep it behind a firewall (docs/deployment.md, Trust).
+The port lets registered nodes through and nobody else (docs/deployment.md, What protects what).
 Ctrl-C and TERM end the server. Exit status: 0 ended by TERM, 130 by Ctrl-C, 1 it failed, 2 refused.
 HELP
   exit 0
