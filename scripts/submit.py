@@ -106,7 +106,9 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
         shutil.copy2(REPOSITORY / "pyproject.toml", app)
         command = ("run", str(app), CONNECTION, "--run-config", str(settings))
         number = ask(options, *command)["run-id"]
-        audit("run submitted", server, run=number, folder=str(folder), overrides=list(overrides))
+        audit(
+            "run submitted", server, run=number, run_folder=str(folder), overrides=list(overrides)
+        )
         print(f"Run {number} submitted", flush=True)
         stream = subprocess.Popen(("flwr", "log", number, CONNECTION, "--stream"), **options)
         try:
