@@ -33,6 +33,7 @@ ORDER = (
     "records",
     "checkpoint",
     "privacy",
+    "registration",
     "strategy",
     "tracking",
     "personal",
