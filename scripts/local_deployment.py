@@ -107,7 +107,7 @@ class LocalDeployment:
             self._script("node.py", str(folder), "key")
             if key:
                 public = str(folder / "key.pub")
-                self._script("server.py", str(self.server), "register", public, name)
+                self._script("server.py", str(self.server), "register", public, group or name)
         self._start(
             *(name, "node.py", str(folder), "start", "--survey", str(survey)),
             *("--group", group or name, "--superlink", f"{self.address}:{self.port}"),

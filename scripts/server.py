@@ -20,6 +20,8 @@ from processes import (
     surroundings,
 )
 
+from plurallm.registration import FOLDER, audit, bind, told_groups
+
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""
 
@@ -40,7 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     start.add_argument("--port", type=int, default=8443)
     register = verbs.add_parser("register", help="let a node in")
     register.add_argument("key", type=Path, help="public key that its data holder sent")
-    register.add_argument("name", help="of the node, for your own lists")
+    register.add_argument("groups", nargs="*", help="that this key may bring")
+    register.add_argument("--any-group", action="store_true", help="it may bring every group")
+    register.add_argument("--name", help="of the node, for your own lists (its groups)")
+    binding = verbs.add_parser("bind", help="change the groups that a node may bring")
+    binding.add_argument("node", help="its id, from the list")
+    binding.add_argument("groups", nargs="*", help="that its key may bring from now on")
+    binding.add_argument("--any-group", action="store_true", help="it may bring every group")
     unregister = verbs.add_parser("unregister", help="shut a node out")
     unregister.add_argument("node", help="its id, from the list")
     verbs.add_parser("nodes", help="list nodes")
@@ -52,9 +60,19 @@ def main(arguments: Sequence[str]) -> int:
             with only_one(folder):
                 return start_server(folder, options.host, options.port)
         if options.verb == "register":
-            register_node(folder, options.key.resolve(strict=True), options.name)
+            key, groups = options.key.resolve(strict=True), bound_groups(options)
+            name = options.name or ", ".join(groups or ["any group"])
+            register_node(folder, key, name, groups)
+        elif options.verb == "bind":
+            groups = bound_groups(options)
+            if options.node not in node_names(folder):
+                raise ValueError(f"node {options.node} is not registered: see server.sh nodes")
+            bind(folder, options.node, groups)
+            audit("bind", folder, node=options.node, groups=groups)
+            print(f"Node {options.node} may bring {told_groups(folder, options.node)}")
         elif options.verb == "unregister":
             ask_server(folder, "unregister", options.node)
+            audit("unregister", folder, node=options.node)
             print(f"Node {options.node} is shut out")
         else:
             list_nodes(folder)
@@ -87,6 +105,7 @@ def start_server(folder: Path, host: str, port: int) -> int:
     shares a fresh secret with the SuperLink.
     """
     options = surroundings(folder / "flower")
+    options["env"][FOLDER] = str(folder)  # the runs' server part reads there who may bring what
     inner = f"localhost:{free_port()}"
     authority, certificate, key = (
         str(folder / name) for name in ("ca.crt", "server.crt", "server.key")
@@ -122,25 +141,35 @@ def start_server(folder: Path, host: str, port: int) -> int:
     return status if signals.number is None else signals.exit_status
 
 
-def register_node(folder: Path, key: Path, name: str) -> None:
+def bound_groups(options: argparse.Namespace) -> list[str] | None:
+    """Groups that were typed; None for any, and nothing without a word."""
+    if bool(options.groups) == options.any_group:
+        raise ValueError("say which groups the key may bring, or --any-group")
+    return options.groups or None
+
+
+def register_node(folder: Path, key: Path, name: str, groups: list[str] | None) -> None:
     """Let a node in, and keep its name, which Flower does not tell again."""
     node = str(ask_server(folder, "register", str(key), "--name", name)["node-id"])
     (folder / NAMES).write_text(
         json.dumps(node_names(folder) | {node: name}, ensure_ascii=False, indent=1),
         encoding="utf-8",
     )
-    print(f"{name} may come, as node {node}")
+    bind(folder, node, groups)
+    audit("register", folder, node=node, name=name, key=key.read_text().strip(), groups=groups)
+    print(f"{name} may come, as node {node}, with {told_groups(folder, node)}")
 
 
 def list_nodes(folder: Path) -> None:
     """Print a line for each node: id, name, whether it is there, and since when."""
     names = node_names(folder)
-    row = "{:<20} {:<12} {:<20} {}".format
-    print(row("node", "is", "last came", "name"))
+    row = "{:<20} {:<12} {:<20} {:<20} {}".format
+    print(row("node", "is", "last came", "name", "may bring"))
     for node in ask_server(folder, "list")["nodes"]:
         if node["status"] != "unregistered":
             number = node["node-id"]
-            print(row(number, node["status"], node["online-at"], names.get(number, "")))
+            name, groups = names.get(number, ""), told_groups(folder, number)
+            print(row(number, node["status"], node["online-at"], name, groups))
 
 
 def node_names(folder: Path) -> dict[str, str]:

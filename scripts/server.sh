@@ -8,7 +8,8 @@ case "${1:-}" in
 -h | --help | "")
   cat <<'HELP'
 Usage: ./scripts/server.sh FOLDER start [--host ADDRESS] [--port PORT]
-       ./scripts/server.sh FOLDER register KEY.pub NAME
+       ./scripts/server.sh FOLDER register KEY.pub GROUP... | --any-group
+       ./scripts/server.sh FOLDER bind NODE GROUP... | --any-group
        ./scripts/server.sh FOLDER nodes
        ./scripts/server.sh FOLDER unregister NODE
 

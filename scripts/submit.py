@@ -24,6 +24,7 @@ from server import CONNECTION
 
 from plurallm.cli import new_run_folder
 from plurallm.config import absolute_overrides, hydra_quote, load_config, override_key
+from plurallm.registration import audit
 from plurallm.report import print_result
 from plurallm.server_app import checkpoint_to_resume
 from plurallm.tracking import SUBMITTED, ProgressTracker, check_unlocked, lock_run
@@ -105,6 +106,9 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
         shutil.copy2(REPOSITORY / "pyproject.toml", app)
         command = ("run", str(app), CONNECTION, "--run-config", str(settings))
         number = ask(options, *command)["run-id"]
+        audit(
+            "run submitted", server, run=number, run_folder=str(folder), overrides=list(overrides)
+        )
         print(f"Run {number} submitted", flush=True)
         stream = subprocess.Popen(("flwr", "log", number, CONNECTION, "--stream"), **options)
         try:
@@ -117,6 +121,7 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
             if signals.number == signal.SIGINT:
                 print("Stopping the run", file=sys.stderr)
                 ask(options, "stop", number, CONNECTION)
+                audit("run stopped", server, run=number)
             sys.exit(128 + signals.number)
     if state["status"] != "finished:completed":
         raise RunError(state["status-details"] or state["status"])

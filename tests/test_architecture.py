@@ -36,6 +36,7 @@ ORDER = (
     "records",
     "checkpoint",
     "privacy",
+    "registration",
     "strategy",
     "tracking",
     "personal",

@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
+from plurallm import registration
 from plurallm.checkpoint import load_checkpoint
 from plurallm.client_app import app as client_app
 from plurallm.config import ConfigError, config_digest, config_directory, load_config
@@ -473,6 +474,28 @@ def test_a_node_that_comes_late_takes_part_from_the_next_round(deploy):
     assert lines(folder, "timings.jsonl")[2]["joined"] == {"South": "2"}
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["participation"]["South"] == {"trained": "3-4", "missed": ""}
+
+
+def test_a_key_brings_the_groups_it_is_registered_for_and_no_other(
+    deploy, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv(registration.FOLDER, str(tmp_path))
+    for node, groups in (("1", ["North"]), ("2", ["East"]), ("3", None)):
+        registration.bind(tmp_path, node, groups)
+    folder = deploy("bound", "federation.min_groups=2")
+    assert all(line["groups_trained"] == ["North", "East"] for line in lines(folder))
+    said = "node 2 cannot take part: its key is not registered for group 'South', but for East"
+    assert said in caplog.text
+    assert (
+        "node 4 cannot take part: its key is not registered for group 'West, far', but for no"
+        in (caplog.text)
+    )
+    entries = lines(tmp_path, registration.AUDIT)
+    assert {(entry["what"], entry["node"]) for entry in entries} == {
+        *(("node admitted", 1), ("node admitted", 3)),
+        *(("node refused", 2), ("node refused", 4)),
+    }
+    assert all(entry["time"] and entry["who"] for entry in entries)
 
 
 HOSTILE_ANSWERS = [

@@ -466,7 +466,7 @@ def test_nodes_run_their_own_code_and_one_that_sends_nan_is_left_out(deployment,
     subprocess.run(script, check=True, capture_output=True)
     register = [
         *(sys.executable, REPOSITORY / "scripts/server.py", deployment.server, "register"),
-        *(tmp_path / "open/key.pub", "open"),
+        *(tmp_path / "open/key.pub", sixth),
     ]
     subprocess.run(register, check=True, capture_output=True)
     settings = tmp_path / "node.toml"

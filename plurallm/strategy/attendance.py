@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from flwr.serverapp import Grid
 
 from plurallm.config import Config
+from plurallm.registration import audit
 from plurallm.roles import Roles
 from plurallm.strategy.members import (
     POLL_SECONDS,
@@ -110,6 +111,7 @@ class Attendance:
             if isinstance(answer, Node) and reason is None:
                 self._admit(node_id, answer, round_number)
             else:
+                audit("node refused", node=node_id, why=reason)
                 logger.warning(
                     "round %d: node %d cannot take part: %s", round_number, node_id, reason
                 )
@@ -117,6 +119,7 @@ class Attendance:
 
     def _admit(self, node_id: int, node: Node, round_number: int) -> None:
         self.nodes[node_id] = node
+        audit("node admitted", node=node_id, groups=list(node.seen_questions))
         self.roles = extend_roles(self.roles, node.seen_questions, node.score_only, self._config)
         self.joined |= dict.fromkeys(node.seen_questions, str(node_id))
         for group in node.seen_questions:

@@ -12,6 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from plurallm.config import Config, ConfigError
+from plurallm.registration import audit, unbound
 from plurallm.strategy.replies import error_reason
 from plurallm.strategy.report import FederationError, reasons
 from plurallm.strategy.values import is_count, one_line, or_reason
@@ -103,8 +104,10 @@ def meet_nodes(grid: Grid, config: Config, config_digest: str) -> dict[int, Node
             problem = objection(node_id, answer, nodes, config_digest)
             if isinstance(answer, Node) and problem is None:
                 nodes[node_id] = answer
+                audit("node admitted", node=node_id, groups=list(answer.seen_questions))
             elif is_deployment(config):
                 refused[f"node {node_id}"] = str(problem)
+                audit("node refused", node=node_id, why=problem)
                 logger.warning("node %d cannot take part: %s", node_id, problem)
             else:
                 raise FederationError(f"node {node_id} cannot take part: {problem}")
@@ -149,6 +152,8 @@ def objection(
     """Why a node, as ``ask_groups`` gives it, cannot take part beside others; or None."""
     if isinstance(node, str):
         return node
+    if reason := unbound(node_id, node.seen_questions):
+        return reason
     if node.config != config_digest:
         return (
             f"node {node_id} composed another configuration than the server: it must run the "

@@ -1,0 +1,104 @@
+"""What an operator's folder says of the nodes: which groups a key may bring, and the audit file.
+
+The server's environment names the folder, so that neither a run nor a node can choose another.
+A key that Flower registers has one node id for as long as it is registered.
+"""
+
+import getpass
+import json
+import os
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+FOLDER = "PLURALLM_OPERATOR"
+"""Environment variable of the server and its runs: the operator's folder."""
+
+GROUPS = "groups.json"
+"""By node id: a list of the groups that its key may bring, or null for any."""
+
+AUDIT = "audit.jsonl"
+"""A line for whatever changes trust; only ever appended to."""
+
+_write = threading.Lock()
+
+
+def bind(folder: Path, node: str, groups: Iterable[str] | None) -> None:
+    """Write which groups a node's key may bring; None: any."""
+    own = _bindings(folder) | {node: None if groups is None else sorted(set(groups))}
+    part = folder / f"{GROUPS}.part"
+    part.write_text(json.dumps(own, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(part, folder / GROUPS)
+
+
+def told_groups(folder: Path, node: str) -> str:
+    """Which groups a node may bring, in words for a list."""
+    own = _bindings(folder).get(node, [])
+    return "any group" if own is None else ", ".join(own) or "no group"
+
+
+def unbound(node_id: int, groups: Iterable[str]) -> str | None:
+    """Why a node may not bring groups, or None.
+
+    Parameters
+    ----------
+    node_id : int
+        Of Flower, which has checked its key.
+    groups : iterable of str
+        That it brings.
+
+    Returns
+    -------
+    str or None
+        None where it may, and wherever no operator's server runs (simulation, one process).
+    """
+    if FOLDER not in os.environ:
+        return None
+    folder = Path(os.environ[FOLDER])
+    own = _bindings(folder).get(str(node_id), [])
+    other = [] if own is None else sorted(set(groups) - set(own))
+    if not other:
+        return None
+    return (
+        f"its key is not registered for group {other[0]!r}, but for "
+        f"{told_groups(folder, str(node_id))} (server.sh FOLDER bind {node_id} GROUP changes it)"
+    )
+
+
+def audit(what: str, folder: Path | None = None, who: str | None = None, **facts: object) -> None:
+    """Append a line to the audit file; without an operator's server there is none.
+
+    Parameters
+    ----------
+    what : str
+        What happened, such as ``"register"``.
+    folder : Path, optional
+        The operator's; by default that of the environment.
+    who : str, optional
+        The user of this process by default.
+    **facts
+        What else is to be known, as JSON can say it.
+    """
+    if folder is None:
+        if FOLDER not in os.environ:
+            return
+        folder = Path(os.environ[FOLDER])
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    line = {"time": time, "who": who or getpass.getuser(), "what": what} | facts
+    data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    with _write:  # one write, so that lines of several processes do not mix
+        descriptor = os.open(folder / AUDIT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _bindings(folder: Path) -> dict[str, list[str] | None]:
+    file = folder / GROUPS
+    if not file.exists():
+        return {}
+    own: dict[str, list[str] | None] = json.loads(file.read_text(encoding="utf-8"))
+    return own
