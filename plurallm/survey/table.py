@@ -31,8 +31,8 @@ def table_rows(path: Path) -> Iterator[_Row]:
     Raises
     ------
     SurveyError
-        When the file cannot be read, a column's name stands twice in the header, or a row has not as
-        many cells as the header.
+        When the file cannot be read, a column's name stands twice in the header, or a row has
+        not as many cells as the header.
     """
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
