@@ -277,3 +277,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     own = TableEmbedding("table", str(tmp_path / "absent.npz"), False)
     with pytest.raises(ValueError, match=r"absent\.npz"):
         embedding_table([("Good?", "Yes")], own, tmp_path)
+
+
+def test_two_vectors_for_one_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.npz"
+    pair = ("Roads?", "Yes")
+    config = TableEmbedding("table", str(path), False)
+    write_vectors(path, [pair, pair], np.array([[1, 2], [1, 2]], np.float32))
+    assert embed_pairs([pair], config).shape == (1, 2)
+    write_vectors(path, [pair, pair], np.array([[1, 2], [2, 1]], np.float32))
+    with pytest.raises(ValueError, match="rows 0 and 1 have different vectors"):
+        embed_pairs([pair], config)

@@ -1,6 +1,7 @@
 """OpinionQA's two layouts, its refusals and its ordinal values."""
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -229,11 +230,14 @@ def test_another_layout_is_recognised_in_the_message(write_survey: Write) -> Non
 
 
 def write_info(path: Path, rows: Sequence[tuple[str, Any]]) -> Path:
-    """Write as much of ``info.csv`` as counts: keys and Python lists."""
+    """Write as much of ``info.csv`` as counts: keys and Python lists of options and values."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["", "key", "option_ordinal"])
-        writer.writerows([number, key, str(ordinal)] for number, (key, ordinal) in enumerate(rows))
+        writer.writerow(["", "key", "references", "option_ordinal"])
+        writer.writerows(
+            [number, key, DISTRIBUTION["references"], str(ordinal)]
+            for number, (key, ordinal) in enumerate(rows)
+        )
     return path
 
 
@@ -268,8 +272,14 @@ def test_a_counts_file_has_ordinal_values_for_another(write_survey: Write) -> No
 
 REFUSED_ORDINALS: dict[str, tuple[list[tuple[str, Any]], str]] = {
     "no list": ([("WORRY_W1", "1, 2")], "row 2: column 'option_ordinal' is not JSON"),
-    "twice": ([("A", [1, 2]), ("A", [2, 1])], "row 3: key 'A' had other ordinal values before"),
-    "too short": ([("WORRY_W1", [1, 2])], "'WORRY_W1' has 3 options but 2 ordinal values"),
+    "twice": (
+        [("WORRY_W1", [1, 2, 3]), ("WORRY_W1", [3, 2, 1])],
+        "row 3: key 'WORRY_W1' had other ordinal values before",
+    ),
+    "too short": (
+        [("WORRY_W1", [1, 2])],
+        "'WORRY_W1' has the options ['A lot', 'Not at all', 'Some'], but",
+    ),
     "words": ([("WORRY_W1", json.dumps(["a", "b", "c"]))], "could not convert"),
 }
 
@@ -285,6 +295,36 @@ def test_bad_ordinal_values_are_refused(tmp_path: Path, write_survey: Write, cas
     assert reason in str(refusal.value)
     with pytest.raises(SurveyError, match="columns key, option_ordinal"):
         with_ordinals(survey, write_survey([{"qkey": "A"}], "other.csv"))
+
+
+@pytest.mark.parametrize("column", ["references", "options"])
+@pytest.mark.parametrize("order", list(itertools.permutations(("A lot", "Not at all", "Some"))))
+def test_ordinal_values_go_to_options_by_their_text(
+    write_survey: Write, order: tuple[str, ...], column: str
+) -> None:
+    value = {"A lot": 1.0, "Not at all": 2.0, "Some": 1.5}
+    names: object = [*order, "Refused"]
+    info = write_survey(
+        [
+            {
+                "key": "WORRY_W1",
+                column: str(names) if column == "references" else names,
+                "option_ordinal": [value[name] for name in order],
+            }
+        ],
+        "info.csv",
+    )
+    survey = read_survey(write_survey([DISTRIBUTION]), "opinionqa")
+    assert with_ordinals(survey, info).questions == (WORRY,)
+
+
+def test_ordinal_values_without_the_texts_of_their_options_are_refused(
+    write_survey: Write,
+) -> None:
+    survey = read_survey(write_survey([DISTRIBUTION]), "opinionqa")
+    info = write_survey([{"key": "WORRY_W1", "option_ordinal": [1, 2, 1.5]}], "info.csv")
+    with pytest.raises(SurveyError, match="references or options, which name the option"):
+        with_ordinals(survey, info)
 
 
 # Real data

@@ -347,3 +347,14 @@ def test_grpo_trains_a_tiny_policy_by_the_reward(bundle, tmp_path):
     svg = example.draw({"Avaria": [0.1, 0.2]}, {"best option": best, "chance": chance})
     assert svg.count("<polyline") == 1
     assert svg.count("stroke-dasharray") == 2
+
+
+def test_options_that_are_one_text_are_refused(scorer, bundle):
+    text = '["Yes", "No"]'
+    with pytest.raises(ValueError, match="not a list of texts"):
+        trl_reward(scorer)(["Yes"], question=["Roads?"], options=[text])
+    with pytest.raises(ValueError, match="not a list of texts"):
+        scorer.model.predict("Roads?", text, GROUPS[0])
+    row = {"question": "Roads?", "options": text}
+    with pytest.raises(ValueError, match="not a list of texts"):
+        verl.compute_score("survey", "Yes", None, row, bundle=str(bundle))

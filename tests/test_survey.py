@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -585,3 +586,23 @@ def test_the_development_file_of_globalopinionqa_reads_whole() -> None:
         np.testing.assert_allclose(answers.share_QO.sum(1), 1, rtol=0, atol=1e-12)
         beyond_QO = np.arange(answers.share_QO.shape[1]) >= widths[answers.question_Q, None]
         assert not answers.share_QO[beyond_QO].any()
+
+
+@given(st.permutations(["question_id", "question", "options", "group", "counts"]), st.data())
+def test_a_column_that_stands_twice_is_refused(columns: list[str], data: st.DataObject) -> None:
+    double = data.draw(st.sampled_from(columns))
+    columns = list(columns)
+    columns.insert(data.draw(st.integers(0, len(columns))), double)
+    cells = {
+        "question_id": "a",
+        "question": "Roads?",
+        "options": '["Yes", "No"]',
+        "group": "North",
+        "counts": "[1, 2]",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "joined.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, [cells[name] for name in columns]])
+        with pytest.raises(SurveyError, match=f"'{double}' stands twice in the header"):
+            read_survey(path, "custom")

@@ -55,7 +55,7 @@ def look_up(pairs: Sequence[Pair], config: TableEmbedding) -> npt.NDArray[np.flo
     Raises
     ------
     ValueError
-        When the file is not such a file, or lacks a text.
+        When the file is not such a file, lacks a text, or has two vectors for one.
     """
     try:
         with np.load(config.path, allow_pickle=False) as file:
@@ -72,7 +72,14 @@ def look_up(pairs: Sequence[Pair], config: TableEmbedding) -> npt.NDArray[np.flo
             f"{vector_FD.shape} do not fit together"
         )
     rows = zip(question_F.tolist(), option_F.tolist(), strict=True)
-    row = {pair: number for number, pair in enumerate(rows)}
+    row: dict[Pair, int] = {}
+    for number, pair in enumerate(rows):
+        first = row.setdefault(pair, number)
+        if not np.array_equal(vector_FD[first], vector_FD[number], equal_nan=True):
+            raise ValueError(
+                f"{config.path}: rows {first} and {number} have different vectors for question "
+                f"{pair[0]!r} with option {pair[1]!r}: remove one of them"
+            )
     missing = [pair for pair in pairs if pair not in row]
     if missing:
         raise ValueError(

@@ -1,5 +1,6 @@
 """A question to predict, and the prediction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -64,3 +65,19 @@ def make_forecast(mean_O: Tensor, dispersion: float | None) -> Forecast:
         return Forecast(tuple(share_O.tolist()), None)
     spread_O = (dispersion * share_O * (1 - share_O)).sqrt()
     return Forecast(tuple(share_O.tolist()), tuple(spread_O.tolist()))
+
+
+def option_texts(options: Sequence[str]) -> tuple[str, ...]:
+    """Give options as a tuple; a text is refused, for its letters would be the options.
+
+    Raises
+    ------
+    ValueError
+        When `options` is one text.
+    """
+    if isinstance(options, str):
+        raise ValueError(
+            f"options is the text {options[:60]!r}, not a list of texts: "
+            'write ["Yes", "No"], or read a column of JSON with json.loads first'
+        )
+    return tuple(options)

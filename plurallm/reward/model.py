@@ -15,7 +15,7 @@ from plurallm.model import PreferenceTransformer
 from plurallm.reward.bundle import check_keys, check_place, embedding_config, model_config, reading
 from plurallm.reward.card import model_card
 from plurallm.reward.context import Context, Group, context_from_json, context_to_json
-from plurallm.reward.forecast import Forecast, Query, make_forecast
+from plurallm.reward.forecast import Forecast, Query, make_forecast, option_texts
 from plurallm.reward.mixture import ExpertReadout
 from plurallm.reward.readout import Readout
 from plurallm.survey import Question
@@ -130,7 +130,9 @@ class PreferenceRewardModel(
             For a question without a text or without two different options, or with more of them
             than the embedder can list.
         """
-        return question_pairs(Question(question[:60], question, tuple(options)), self.embedding)
+        return question_pairs(
+            Question(question[:60], question, option_texts(options)), self.embedding
+        )
 
     def predict(self, question: str, options: Sequence[str], group: Group) -> Forecast:
         """Predict how a group answers one question.
@@ -149,7 +151,7 @@ class PreferenceRewardModel(
         Forecast
             Shares in the order of the options, and their uncertainty.
         """
-        return self.predict_batch([Query(question, tuple(options), group)])[0]
+        return self.predict_batch([Query(question, option_texts(options), group)])[0]
 
     def predict_batch(self, queries: Sequence[Query]) -> list[Forecast]:
         """Predict many questions for many groups in one pass.

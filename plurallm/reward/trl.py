@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from plurallm.reward.agreement import RAW_MEAN
+from plurallm.reward.forecast import option_texts
 from plurallm.reward.scorer import Item, Score, Scorer
 
 Completion = str | Sequence[dict[str, Any]]
@@ -54,7 +55,7 @@ def trl_reward(scorer: Scorer) -> Callable[..., list[float]]:
             )
         nothing = [None] * len(completions)
         items = [
-            Item(_text(c), q, tuple(o), g or None, None if scale is None else tuple(scale))
+            Item(_text(c), q, option_texts(o), g or None, None if scale is None else tuple(scale))
             for c, q, o, g, scale in zip(
                 completions, question, options, group or nothing, ordinal or nothing, strict=True
             )

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from plurallm.reward import Item, PreferenceRewardModel, Scorer
+from plurallm.reward.forecast import option_texts
 
 
 def compute_score(
@@ -66,7 +67,7 @@ def compute_score(
     item = Item(
         solution_str,
         row["question"],
-        tuple(row["options"]),
+        option_texts(row["options"]),
         row.get("group") or None,
         None if ordinal is None else tuple(ordinal),
     )

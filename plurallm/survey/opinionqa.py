@@ -6,7 +6,7 @@ that follow the ordinal ones are refusals ("Refused", "Not sure"): they are left
 of the others sum to 1. A question's identity is its key.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from typing import Any
 from plurallm.survey.builder import Builder
 from plurallm.survey.cells import CellError, filled, json_list, literal, texts
 from plurallm.survey.table import SurveyError, table_rows
-from plurallm.survey.types import Survey
+from plurallm.survey.types import Question, Survey
 
 # Answers of several attributes: without the attribute they name nobody.
 _SHARED_NAMES = ("Other", "Refused", "Yes", "No")
+
+# Columns of a table of ordinal values that may name the options.
+_NAMES = {"references", "options"}
 
 
 def read_distributions(survey: Builder) -> None:
@@ -59,39 +62,68 @@ def with_ordinals(survey: Survey, path: Path) -> Survey:
     survey : Survey
         Questions whose identities are keys of the table.
     path : Path
-        A table with the columns ``key`` and ``option_ordinal``.
+        A table with the columns ``key``, ``option_ordinal`` and ``references`` (a Python list) or
+        ``options`` (JSON), which say what option each value belongs to.
 
     Returns
     -------
     Survey
-        With the ordinal values of the table; a question that it does not have keeps its own.
+        With the ordinal values of the table, given to options by their text; a question that it
+        does not have keeps its own.
 
     Raises
     ------
     SurveyError
         Naming the file and, where a row is to blame, the row.
     """
-    ordinals: dict[str, list[Any]] = {}
+    wanted = {question.id for question in survey.questions}
+    scales: dict[str, dict[str, Any]] = {}
     for row, cells in table_rows(path):
-        if "key" not in cells or "option_ordinal" not in cells:
-            raise SurveyError(f"{path}: a table of ordinal values has columns key, option_ordinal")
+        if not {"key", "option_ordinal"} <= cells.keys() or not _NAMES & cells.keys():
+            raise SurveyError(
+                f"{path}: a table of ordinal values has columns key, option_ordinal, and "
+                "references or options, which name the option of each value"
+            )
+        key = str(cells["key"]).strip()
+        if key not in wanted:
+            continue
         try:
-            ordinal = json_list(cells["option_ordinal"], "option_ordinal")
+            scale = _scale(cells)
         except CellError as error:
             raise SurveyError(f"{path}, row {row}: {error}") from error
-        key = str(cells["key"]).strip()
-        if ordinals.setdefault(key, ordinal) != ordinal:
+        if scales.setdefault(key, scale) != scale:
             raise SurveyError(f"{path}, row {row}: key {key!r} had other ordinal values before")
-    try:
-        questions = tuple(
-            replace(question, ordinal=tuple(map(float, ordinals[question.id])))
-            if question.id in ordinals
-            else question
-            for question in survey.questions
-        )
-    except (ValueError, TypeError) as error:
-        raise SurveyError(f"{path}: {error}") from error
+    questions = tuple(
+        _with_scale(question, scales[question.id], path) if question.id in scales else question
+        for question in survey.questions
+    )
     return replace(survey, questions=questions)
+
+
+def _scale(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Ordinal value by the text of its option."""
+    ordinal = json_list(cells["option_ordinal"], "option_ordinal")
+    if filled(cells.get("references")):
+        listed = cells["references"]
+        names = texts(listed if isinstance(listed, list) else literal(listed, list, "references"))
+    else:
+        names = texts(json_list(cells.get("options"), "options"))
+    kept = [names[index] for index in _answers(names, len(ordinal))]
+    if len(set(kept)) < len(kept):
+        raise CellError(f"an option stands twice in {kept}")
+    return dict(zip(kept, ordinal, strict=True))
+
+
+def _with_scale(question: Question, scale: Mapping[str, Any], path: Path) -> Question:
+    if not set(question.options) <= set(scale):
+        raise SurveyError(
+            f"{path}: question {question.id!r} has the options {list(question.options)}, but the "
+            f"ordinal values are for {list(scale)}"
+        )
+    try:
+        return replace(question, ordinal=tuple(float(scale[name]) for name in question.options))
+    except (ValueError, TypeError) as error:
+        raise SurveyError(f"{path}: question {question.id!r}: {error}") from error
 
 
 class _Reader:

@@ -3,7 +3,8 @@
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,8 @@ def table_rows(path: Path) -> Iterator[_Row]:
     Raises
     ------
     SurveyError
-        When the file cannot be read, or a row has not as many cells as the header.
+        When the file cannot be read, a column's name stands twice in the header, or a row has
+        not as many cells as the header.
     """
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
@@ -42,6 +44,7 @@ def table_rows(path: Path) -> Iterator[_Row]:
     try:
         with _open_text(path) as file:
             reader = csv.DictReader(file)
+            _refuse_doubles(path, reader.fieldnames or ())
             for row in reader:
                 if None in row or None in row.values():
                     raise SurveyError(
@@ -67,7 +70,18 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
             f"{path}: parquet needs pyarrow: pip install 'plurallm[parquet]'"
         ) from error
     try:
-        rows = read_table(path).to_pylist()
+        table = read_table(path)
     except ArrowInvalid as error:
         raise SurveyError(f"{path}: not a parquet file: {error}") from error
-    yield from enumerate(rows, start=1)
+    _refuse_doubles(path, table.column_names)
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def _refuse_doubles(path: Path, columns: Iterable[str]) -> None:
+    """Which of two columns of one name is meant, nobody can tell."""
+    doubles = [name for name, times in Counter(map(str.strip, columns)).items() if times > 1]
+    if any(doubles):
+        raise SurveyError(
+            f"{path}: the column {next(filter(None, doubles))!r} stands twice in the header: "
+            "rename or remove one of them"
+        )
