@@ -442,7 +442,7 @@ from pathlib import Path
 from processes import FirstSignal, run_to_end, surroundings
 signals = FirstSignal()
 command = [sys.executable, "-c", {STUBBORN!r}, {STUBBORN!r}]
-run_to_end(command, surroundings(Path(sys.argv[1])), lambda line: None, signals)
+run_to_end([command], surroundings(Path(sys.argv[1])), lambda line: None, signals)
 sys.exit(signals.exit_status)
 """
 
