@@ -18,6 +18,7 @@ from plurallm.config import (
     DittoPersonal,
     FairStrategy,
     FedProxStrategy,
+    state_directory,
 )
 from plurallm.evaluation import (
     GroupScore,
@@ -27,6 +28,7 @@ from plurallm.experts import expert_config, expert_predictors
 from plurallm.local_data import LocalData, local_data, node_groups
 from plurallm.node import (
     RefusalError,
+    check_unchanged,
     guard,
     may_send_experts,
     node_settings,
@@ -59,8 +61,12 @@ def groups(message: Message, context: Context) -> Message:
             "partitions": int(context.node_config.get("num-partitions", 0)),
             "score-only": [group in local.roles.held_out for group in hosted],
             "config": local.digest,
+            "embedder": local.embedder,
+            "probe": local.probe,
         }
     )
+    if node_settings(context.node_config) is None:  # a data holder's node keeps it
+        record["survey"] = [local.survey[group] for group in hosted]
     return Message(RecordDict({"node": record}), reply_to=message)
 
 
@@ -272,7 +278,27 @@ def _asked(message: Message, local: LocalData, context: Context) -> tuple[list[s
         raise RefusalError(f"the node was asked for group {foreign[0]!r}, which it does not host")
     if message.metadata.message_type.startswith("train") and set(asked) & set(local.roles.held_out):
         raise RefusalError("the node was asked to train a held-out group")
+    _check_survey(config, asked, local, context)
     return asked, int(config["round"])  # type: ignore[arg-type]
+
+
+def _check_survey(
+    config: ConfigRecord, asked: list[str], local: LocalData, context: Context
+) -> None:
+    """A run keeps to the survey that it began with, whatever becomes of the file."""
+    now = {group: local.survey[group] for group in asked}
+    if node_settings(context.node_config) is not None:
+        if "run" in config:
+            check_unchanged(state_directory(local.config), str(config["run"]), now)
+        return
+    began = config.get("survey", list(now.values()))
+    assert isinstance(began, list)
+    changed = [group for group, own in zip(asked, began, strict=True) if own != now[group]]
+    if changed:
+        raise RefusalError(
+            f"the survey has changed since the run began: group {changed[0]!r} has other answers "
+            "or questions; restore the file and resume the run"
+        )
 
 
 def _score_record(scores: list[GroupScore], config: Config) -> MetricRecord:

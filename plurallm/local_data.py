@@ -1,11 +1,10 @@
 """What a client process holds: the groups of its node, laid out once for all messages."""
 
 import hashlib
-import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, Context
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from plurallm.config import (
     Config,
-    FileData,
     RespondentPrivacy,
+    cache_directory,
     config_digest,
     load_config,
     split_overrides,
     state_directory,
 )
 from plurallm.device import choose_device
+from plurallm.embedding import embedder_fingerprint, probe_vector
 from plurallm.evaluation import (
     GroupScore,
     Predictor,
@@ -31,6 +31,7 @@ from plurallm.evaluation import (
 from plurallm.model import PreferenceTransformer
 from plurallm.node import (
     check_overrides,
+    check_run_name,
     node_settings,
     own_config,
     own_roles,
@@ -41,7 +42,14 @@ from plurallm.privacy import protect_survey
 from plurallm.records import read_array
 from plurallm.roles import Roles, assign_roles, count_seen, groups_of_node
 from plurallm.survey import Survey
-from plurallm.tasks import GroupTask, group_tasks, scorable, survey_table, whole_survey
+from plurallm.tasks import (
+    GroupTask,
+    data_state,
+    group_tasks,
+    scorable,
+    survey_table,
+    whole_survey,
+)
 
 
 @dataclass
@@ -66,6 +74,12 @@ class LocalData:
         The embedding table, on the client's device.
     model : PreferenceTransformer
         Takes the weights of the message at hand.
+    survey : mapping of str to str
+        Fingerprint of each group's answers and of the questions behind them.
+    embedder : str
+        Fingerprint of the embedder's content.
+    probe : list of float, length D
+        What the embedder makes of ``plurallm.embedding.PROBE``.
     """
 
     config: Config
@@ -76,6 +90,9 @@ class LocalData:
     scored: dict[str, GroupTask]
     table_RD: Tensor
     model: PreferenceTransformer
+    survey: Mapping[str, str]
+    embedder: str
+    probe: list[float]
     _predictor: tuple[str, Predictor] | None = field(default=None, repr=False)
 
     def receive(self, arrays: ArrayRecord) -> dict[str, Tensor]:
@@ -102,8 +119,7 @@ class LocalData:
         ValueError
             When the server's name for the run is not one that could only be a folder's.
         """
-        if not re.fullmatch("[0-9a-f]{16}", run):
-            raise ValueError(f"the run's name {run!r} is not 16 hexadecimal digits")
+        check_run_name(run)
         folder = state_directory(self.config) / "personal" / run
         return PersonalModels(folder, self.config.federation.checkpoint_every)
 
@@ -144,11 +160,7 @@ def local_data(context: Context) -> LocalData:
         roles = own_roles(scorable(whole, config.data), config, settings)
         return _lay_out(whole, roles, config, config_digest(run))
     config = _config(overrides)
-    version = 0
-    path = config.data.path if isinstance(config.data, FileData) else None
-    if path is not None and Path(path).exists():
-        version = Path(path).stat().st_mtime_ns
-    return _load(overrides, version)
+    return _load(overrides, data_state(config.data))
 
 
 @lru_cache(maxsize=8)
@@ -158,8 +170,8 @@ def _config(overrides: str) -> Config:
 
 
 @lru_cache(maxsize=1)
-def _load(overrides: str, version: int) -> LocalData:
-    """`version` tells a survey file that was changed under its name."""
+def _load(overrides: str, state: tuple[tuple[int, ...] | None, ...]) -> LocalData:
+    """`state` tells survey files that were changed under their names."""
     config = _config(overrides)
     whole = whole_survey(config.data)
     roles = assign_roles(count_seen(scorable(whole, config.data), config), config)
@@ -188,6 +200,9 @@ def _lay_out(whole: Survey, roles: Roles, config: Config, digest: str) -> LocalD
         scored,
         table_RD,
         model.to(table_RD.device, getattr(torch, config.precision)),
+        survey.fingerprints,
+        embedder_fingerprint(config.embedding, cache_directory(config)),
+        probe_vector(config.embedding, cache_directory(config), config.device),
     )
 
 

@@ -19,6 +19,7 @@ from plurallm.config import (
     RespondentPrivacy,
     config_dict,
 )
+from plurallm.content import check_survey
 from plurallm.device import choose_device
 from plurallm.evaluation import model_predictor, summarize
 from plurallm.experts import expert_predictors
@@ -35,6 +36,7 @@ from plurallm.strategy import (
     gather_experts,
     is_deployment,
 )
+from plurallm.survey import Survey
 from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
 from plurallm.tracking import RunFolder, Trackers, versions
 
@@ -79,7 +81,9 @@ class Recorder:
             "model": sizes["model"],
             "embedding": sizes["embedding"],
             "precision": config.precision,
+            "content": checkpoint.state["content"],
         }
+        self._content: dict[str, Any] = checkpoint.state["content"]
         self._strategy = strategy
         self._folder = folder
         self._trackers = trackers
@@ -146,6 +150,7 @@ class Recorder:
                 "run": self._strategy.run,
                 "strategy": aggregator.numbers,
                 "roles": self._roles.by_group,
+                "content": self._content,
             }
             save_checkpoint(
                 self._folder.path / "checkpoint",
@@ -208,10 +213,19 @@ class Recorder:
         if self._survey is None:
             if self._config.threads is not None:  # bits are those of one process
                 torch.set_num_threads(self._config.threads)
-            survey = load_survey(self._config.data)
+            survey = self._load_survey()
             table_RD = survey_table(survey, self._config).to(choose_device(self._config.device))
             self._survey = group_tasks(survey, self._roles.groups, self._config), table_RD
         return self._survey
+
+    def _load_survey(self) -> Survey:
+        """Read the simulation's survey again; it must be the one that the run began with."""
+        survey = load_survey(self._config.data)
+        mine = {
+            group: own for group, own in survey.fingerprints.items() if group in self._roles.groups
+        }
+        check_survey(self._content, mine, f"{self._folder.path}")
+        return survey
 
     def _presence(self) -> dict[str, Any]:
         """In a deployment, when the round ended, who came and went, and each group's node."""
@@ -266,7 +280,7 @@ class Recorder:
         if is_deployment(self._config):
             facts = {"participation": self._folder.participation()}
         elif all(node.partitions is not None for node in nodes):
-            facts = _survey_facts(self._config, self._roles)
+            facts = _survey_facts(self._load_survey(), self._config, self._roles)
         else:
             facts = {}
         return {
@@ -294,6 +308,7 @@ class Recorder:
                 "this_process": time.monotonic() - self._started,
             },
             "versions": versions(),
+            "content": self._content,
             **facts,
         }
 
@@ -310,9 +325,8 @@ def _privacy(config: Config, aggregator: Aggregator) -> dict[str, Any] | None:
     return None
 
 
-def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
+def _survey_facts(survey: Survey, config: Config, roles: Roles) -> dict[str, Any]:
     """What only a simulation can know, because it holds the whole survey."""
-    survey = load_survey(config.data)
     # Nodes host the groups that take part: those with too few questions are known only here.
     whole = assign_roles(count_seen(survey, config), config)
     tasks = group_tasks(survey, roles.groups, config)
@@ -321,6 +335,7 @@ def _survey_facts(config: Config, roles: Roles) -> dict[str, Any]:
             "source": survey.source,
             "questions": len(survey.questions),
             "rows_dropped": dict(survey.dropped),
+            "fingerprint": survey.fingerprint,
         },
         "groups_absent": list(whole.absent),
         "groups_dropped": dict(whole.dropped),

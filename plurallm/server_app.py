@@ -4,6 +4,7 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,22 @@ from flwr.serverapp import Grid, ServerApp
 
 from plurallm.checkpoint import Arrays, Checkpoint, load_checkpoint
 from plurallm.config import (
+    PLACES,
     Config,
     ConfigError,
+    absolute_overrides,
     changed_on_resume,
     config_digest,
     load_config,
+    override_key,
     split_overrides,
+)
+from plurallm.content import (
+    Content,
+    check_embedder,
+    check_format,
+    check_survey,
+    content_dict,
 )
 from plurallm.model import PreferenceTransformer
 from plurallm.recorder import Recorder
@@ -63,12 +74,21 @@ def _run(grid: Grid, config: Config, overrides: list[str], path: Path) -> None:
     checkpoint = checkpoint_to_resume(config)
     digest = config_digest(config)
     nodes = meet_nodes(grid, config, digest)
+    content = _content(nodes)
+    if checkpoint is not None:
+        place, known = f"resume={path}", checkpoint.state.get("content")
+        check_format(known, place)
+        check_survey(known, content.survey, place)
+        check_embedder(known, content.embedder, place)
+        checkpoint.state["content"] = content_dict(content)
     attendance = Attendance(config, digest, nodes, _roles(nodes, config, checkpoint))
     first_round = 0 if checkpoint is None else checkpoint.round_number
     folder = RunFolder(path, None if checkpoint is None else first_round, locked=True)
+    began = [each for each in absolute_overrides(overrides, None) if override_key(each) != "resume"]
+    # Again on resuming: the files of survey and embedder may lie elsewhere now.
+    folder.save_config(replace(config, resume=None), began)
     if checkpoint is None:
-        folder.save_config(config, overrides)
-        checkpoint = _start(nodes, config)
+        checkpoint = _start(nodes, config, content)
     logger.info("the run's folder is %s", folder.path)
     if attendance.roles.absent:
         logger.info(
@@ -110,13 +130,21 @@ def _roles(nodes: Mapping[int, Node], config: Config, checkpoint: Checkpoint | N
     return extend_roles(known, seen, score_only, config)
 
 
-def _start(nodes: Mapping[int, Node], config: Config) -> Checkpoint:
+def _content(nodes: Mapping[int, Node]) -> Content:
+    """What stands behind the run, as its nodes say; they agree on the embedder."""
+    survey = {group: own for node in nodes.values() for group, own in node.survey.items()}
+    one = next(iter(nodes.values()))
+    return Content(survey, one.embedder, one.probe)
+
+
+def _start(nodes: Mapping[int, Node], config: Config, content: Content) -> Checkpoint:
     """State before the first round. Its name tells nodes what they kept for this run."""
     state: dict[str, Any] = {
         "totals": {},
         "best": None,
         "run": secrets.token_hex(8),
         "strategy": {},
+        "content": content_dict(content),
     }
     return Checkpoint(0, _initial_arrays(nodes, config), state)
 
@@ -155,15 +183,18 @@ def checkpoint_to_resume(config: Config) -> Checkpoint | None:
     if (folder / "summary.json").exists():
         rounds = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["rounds"]
         raise ConfigError(f"resume={folder}: the run has finished its {rounds} rounds")
-    changed = changed_on_resume(config, folder / "config.yaml")
+    try:
+        checkpoint = load_checkpoint(folder / "checkpoint")
+    except FileNotFoundError as error:
+        raise ConfigError(f"resume={folder}: {error}") from error
+    # The same content may lie elsewhere, where it is known to be the same.
+    places = PLACES if "content" in checkpoint.state else ()
+    changed = changed_on_resume(config, folder / "config.yaml", places)
     if changed:
         raise ConfigError(
             f"resume={folder}: a resumed run keeps its configuration, but {changed[0]}"
         )
-    try:
-        return load_checkpoint(folder / "checkpoint")
-    except FileNotFoundError as error:
-        raise ConfigError(f"resume={folder}: {error}") from error
+    return checkpoint
 
 
 def _run_folder(config: Config, context: Context) -> Path:

@@ -26,6 +26,7 @@ from plurallm.survey import (
     Survey,
     download_globalopinionqa,
     drop_questions,
+    file_state,
     read_survey,
     with_ordinals,
 )
@@ -105,16 +106,28 @@ def whole_survey(config: DataConfig) -> Survey:
         )
     else:
         assert isinstance(config, FileData)
-        path = download_globalopinionqa() if config.path is None else Path(config.path)
-        survey = read_once(path, config.source, path.stat().st_mtime_ns if path.exists() else 0)
+        survey = read_once(survey_path(config), config.source, data_state(config)[:1])
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         survey = with_ordinals(survey, Path(config.ordinals))
     return survey
 
 
+def survey_path(config: FileData) -> Path:
+    """File of a survey: the one that is named, or the published GlobalOpinionQA."""
+    return download_globalopinionqa() if config.path is None else Path(config.path)
+
+
+def data_state(config: DataConfig) -> tuple[tuple[int, ...] | None, ...]:
+    """What tells whether the files behind a survey may have changed: see ``file_state``."""
+    files = [survey_path(config)] if isinstance(config, FileData) else []
+    if isinstance(config, OpinionQAData) and config.ordinals is not None:
+        files.append(Path(config.ordinals))
+    return tuple(file_state(file) if file.exists() else None for file in files)
+
+
 @lru_cache(maxsize=1)
-def read_once(path: Path, layout: str, version: int) -> Survey:
-    """Read a file once for all that a process does with it; `version` tells a changed one."""
+def read_once(path: Path, layout: str, state: tuple[tuple[int, ...] | None, ...]) -> Survey:
+    """Read a file once for all that a process does with it; `state` tells a changed one."""
     return read_survey(path, layout)
 
 

@@ -23,6 +23,7 @@ ORDER = (
     "preferences",
     "roles",
     "tasks",
+    "content",
     "inspection",
     "node",
     "layers",

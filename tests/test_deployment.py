@@ -177,7 +177,7 @@ def test_a_deployment_reports_who_took_part_and_no_fact_of_a_survey(deploy, surv
 ALLOWED_KEYS = {
     "query.groups": {
         *("groups", "seen-questions", "embedding-width", "device", "threads", "partitions"),
-        *("score-only", "config"),
+        *("score-only", "config", "embedder", "probe"),
     },
     "train": {"num-examples", "train-loss", "seconds", "groups"},
     "evaluate": {

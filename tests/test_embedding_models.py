@@ -82,7 +82,16 @@ def test_a_local_folder_is_a_model_and_the_cache_knows_its_files(tmp_path: Path)
     assert torch.equal(embedding_table(PAIRS, config, tmp_path, "cpu"), table_RD)
     tables = tmp_path / "embeddings"
     assert len(list(tables.glob("*.npy"))) == 1
-    (folder / "README.md").write_text("another model")
+    (folder / "README.md").write_text("the same model, told of otherwise")
+    embedding_table(PAIRS, config, tmp_path, "cpu")
+    assert len(list(tables.glob("*.npy"))) == 1
+    moved = folder.rename(tmp_path / "elsewhere")
+    config = SentenceTransformerEmbedding("sentence_transformer", "joint", 64, None, str(moved))
+    embedding_table(PAIRS, config, tmp_path, "cpu")
+    assert len(list(tables.glob("*.npy"))) == 1
+    (moved / "sentence_bert_config.json").write_text(
+        '{"max_seq_length": 9, "do_lower_case": false}'
+    )
     embedding_table(PAIRS, config, tmp_path, "cpu")
     assert len(list(tables.glob("*.npy"))) == 2
 

@@ -316,6 +316,9 @@ def test_messages_carry_no_answer_text_or_embedding(tmp_path):
             "partitions",
             "score-only",
             "config",
+            "embedder",
+            "probe",
+            "survey",
         },
         "train": {"num-examples", "train-loss", "seconds", "groups"},
         "evaluate": {

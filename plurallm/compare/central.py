@@ -13,6 +13,7 @@ from torch.optim import Adam
 from plurallm.checkpoint import Arrays
 from plurallm.compare.survey import LocalSurvey
 from plurallm.config import Config, config_dict
+from plurallm.content import content_dict, content_of
 from plurallm.evaluation import Predictor, model_predictor, score_group, summarize
 from plurallm.model import PreferenceTransformer
 from plurallm.plurality import score_plurality
@@ -181,10 +182,12 @@ def run_facts(local: LocalSurvey) -> dict[str, Any]:
         "bytes_down": 0,
         "bytes_up": 0,
         "versions": versions(),
+        "content": content_dict(content_of(local.survey, local.config)),
         "survey": {
             "source": local.survey.source,
             "questions": len(local.survey.questions),
             "rows_dropped": dict(local.survey.dropped),
+            "fingerprint": local.survey.fingerprint,
         },
     }
 
@@ -197,4 +200,5 @@ def _describe(config: Config, local: LocalSurvey) -> dict[str, Any]:
         "model": tree["model"],
         "embedding": tree["embedding"],
         "precision": config.precision,
+        "content": content_dict(content_of(local.survey, config)),
     }

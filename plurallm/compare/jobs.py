@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from plurallm.baselines import baseline_predictors
 from plurallm.compare.arms import Arm
+from plurallm.compare.behind import check_comparison
 from plurallm.compare.central import Local, Pooled, run_central, run_facts, score
 from plurallm.compare.experts import expert_predictors
 from plurallm.compare.pairs import write_pairs
@@ -103,6 +104,7 @@ def _run(job: Job) -> None:
     with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
         sys.stderr = log  # no progress bar: the comparison shows one for all
         logging.basicConfig(stream=log, format="%(message)s", level=logging.INFO, force=True)
+        check_comparison(job.folder.parent.parent, local_survey(job.run_overrides).survey)
         overrides = [*job.run_overrides, f"output_dir={hydra_quote(str(job.folder))}"]
         if job.arm.kind == "federated":
             if not (job.folder / "summary.json").exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from plurallm.baselines import answer_pool, unanswered_pairs
+from plurallm.compare.behind import check_comparison
 from plurallm.compare.convergence import convergence
 from plurallm.compare.examples import examples
 from plurallm.compare.jobs import Job
@@ -60,6 +61,7 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     if not done:
         raise ConfigError(f"{folder}: no arm of this comparison is done")
     local = local_survey(done[0].run_overrides)
+    check_comparison(folder, local.survey)
     by_arm: dict[str, list[Job]] = {}
     for job in done:
         by_arm.setdefault(job.arm.name, []).append(job)
@@ -75,6 +77,7 @@ def comparison_results(folder: Path) -> dict[str, Any]:
             "source": local.survey.source,
             "questions": len(local.survey.questions),
             "rows_dropped": dict(local.survey.dropped),
+            "fingerprint": local.survey.fingerprint,
         },
         "train_groups": list(local.roles.train),
         "held_out_groups": list(local.roles.held_out),

@@ -22,18 +22,20 @@ from rich.progress import (
 )
 
 from plurallm.compare.arms import read_arm
+from plurallm.compare.behind import keep_content
 from plurallm.compare.jobs import Job, run_job, use_one_thread
 from plurallm.config import (
+    PLACES,
     Config,
     ConfigError,
     RespondentPrivacy,
     WandbTracking,
-    cache_directory,
     changed_on_resume,
     config_dict,
     hydra_quote,
     load_config,
 )
+from plurallm.content import Content, content_of
 from plurallm.device import choose_device
 from plurallm.roles import Roles, assign_roles, count_seen
 from plurallm.tasks import load_survey, survey_table
@@ -69,7 +71,8 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     overrides : sequence of str
         Hydra overrides, paths absolute.
     folder : Path
-        The comparison's folder: ``compare.yaml``, and a run's folder for each arm and seed.
+        The comparison's folder: ``compare.yaml``, ``content.json``, and a run's folder for each
+        arm and seed.
 
     Raises
     ------
@@ -82,9 +85,8 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     kept = [text for text in overrides if text.partition("=")[0] != "output_dir"]
     jobs = _jobs(kept, config, folder)
     _check_folder(config, folder)
-    _check_arms([job for job in jobs if job.seed == config.compare.seeds[0]])
-    cache_directory(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    first = [job for job in jobs if job.seed == config.compare.seeds[0]]
+    keep_content(folder, _check_arms(first))
     (folder / "compare.yaml").write_text(
         yaml.safe_dump(config_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
@@ -177,7 +179,7 @@ def _check_folder(config: Config, folder: Path) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise ConfigError(f"output_dir={folder} holds something else: choose another folder")
         return
-    changed = changed_on_resume(config, saved)
+    changed = changed_on_resume(config, saved, PLACES)
     if changed:
         raise ConfigError(
             f"output_dir={folder} holds a comparison with another configuration: {changed[0]}; "
@@ -185,9 +187,9 @@ def _check_folder(config: Config, folder: Path) -> None:
         )
 
 
-def _check_arms(jobs: Sequence[Job]) -> None:
+def _check_arms(jobs: Sequence[Job]) -> dict[str, Content]:
     """Refuse what cannot work before anything starts, and embed the texts once for all."""
-    roles = [_check_arm(job) for job in jobs]
+    roles, contents = zip(*map(_check_arm, jobs), strict=True)
     for job, own in zip(jobs, roles, strict=True):
         if own != roles[0]:
             raise ConfigError(
@@ -195,9 +197,10 @@ def _check_arms(jobs: Sequence[Job]) -> None:
                 f"of {len(roles[0].groups)} as for {jobs[0].arm.name!r} (more context or target "
                 "questions need more answers)"
             )
+    return {job.arm.name: content for job, content in zip(jobs, contents, strict=True)}
 
 
-def _check_arm(job: Job) -> Roles:
+def _check_arm(job: Job) -> tuple[Roles, Content]:
     try:
         config = load_config(job.run_overrides, None)
     except ConfigError as error:
@@ -210,7 +213,7 @@ def _check_arm(job: Job) -> Roles:
         )
     survey = load_survey(config.data)
     survey_table(survey, config)
-    return assign_roles(count_seen(survey, config), config)
+    return assign_roles(count_seen(survey, config), config), content_of(survey, config)
 
 
 def _run_all(jobs: Sequence[Job], config: Config) -> dict[str, BaseException]:

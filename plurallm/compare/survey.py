@@ -14,7 +14,7 @@ from plurallm.device import choose_device
 from plurallm.model import PreferenceTransformer
 from plurallm.roles import Roles, assign_roles, count_seen
 from plurallm.survey import Survey
-from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
+from plurallm.tasks import GroupTask, data_state, group_tasks, load_survey, survey_table
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ class LocalSurvey:
         return model.to(self.table_RD.device, getattr(torch, self.config.precision))
 
 
-@lru_cache(maxsize=1)
 def local_survey(overrides: tuple[str, ...]) -> LocalSurvey:
     """Read the survey, split and embed it; the last one stays in memory.
 
@@ -66,6 +65,13 @@ def local_survey(overrides: tuple[str, ...]) -> LocalSurvey:
     LocalSurvey
         On the configured device.
     """
+    config = load_config(overrides, None)
+    return _load(overrides, data_state(config.data))
+
+
+@lru_cache(maxsize=1)
+def _load(overrides: tuple[str, ...], state: tuple[tuple[int, ...] | None, ...]) -> LocalSurvey:
+    """`state` tells survey files that were changed under their names."""
     config = load_config(overrides, None)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -1,6 +1,6 @@
 """Typed configuration: what ``conf/`` may say, and how overrides become a ``Config``."""
 
-from plurallm.config.compare import changed_on_resume, config_dict, config_digest
+from plurallm.config.compare import PLACES, changed_on_resume, config_dict, config_digest
 from plurallm.config.compose import load_config, load_tool_config, typed_config
 from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
 from plurallm.config.directories import cache_directory, state_directory
@@ -60,6 +60,7 @@ from plurallm.config.types import (
 
 __all__ = [
     "LIMITS",
+    "PLACES",
     "AdaptiveStrategy",
     "AflStrategy",
     "AttackConfig",

@@ -17,7 +17,13 @@ FREE_ON_RESUME = (
 """Keys, or groups of keys, that may change on resuming: they touch no number."""
 
 
-def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
+PLACES = ("data.path", "data.ordinals", "embedding.path", "embedding.model")
+"""Keys that say where files lie, which may change where their content is known to be the same."""
+
+
+def changed_on_resume(
+    config: Config, saved_config: Path, also_free: tuple[str, ...] = ()
+) -> list[str]:
     """Keys in which a configuration differs from the one that a run was started with.
 
     Parameters
@@ -26,6 +32,8 @@ def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
         Configuration of the resuming command.
     saved_config : Path
         ``config.yaml`` of the run to resume.
+    also_free : tuple of str
+        Keys that may change beside ``FREE_ON_RESUME``.
 
     Returns
     -------
@@ -34,10 +42,11 @@ def changed_on_resume(config: Config, saved_config: Path) -> list[str]:
     """
     old = flatten(yaml.safe_load(saved_config.read_text(encoding="utf-8")))
     new = flatten(config_dict(config))
+    free = {*FREE_ON_RESUME, *also_free}
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old | new)
-        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(FREE_ON_RESUME)
+        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & free
     ]
 
 

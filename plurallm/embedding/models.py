@@ -1,7 +1,8 @@
 """Pretrained language models: found on disk or on the hub, loaded once a process."""
 
+import json
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,14 +42,32 @@ def model_folder(name: str) -> Path:
     _require("huggingface_hub", "embeddings")
     from huggingface_hub import snapshot_download
 
+    download = partial(snapshot_download, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        # What was downloaded once stays as it is: runs repeat, and nothing waits for the hub.
+        folder = Path(download(name, local_files_only=True))
+    except (OSError, ValueError):
+        folder = None
+    if folder is not None and _is_complete(folder):
+        return folder
+    try:
+        return Path(download(name))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"embedding.model={name}: no such folder here, and the hub gave no such model "
             f"({_first_line(error)}). Without the hub, give the path of a folder that holds the "
             "model: embedding.model=/path/to/model"
         ) from error
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a download has brought all weights, rather than having been cut off."""
+    wanted = [
+        file.parent / shard
+        for file in folder.rglob("*.safetensors.index.json")
+        for shard in set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+    ]
+    return any(folder.rglob("*.safetensors")) and all(shard.exists() for shard in wanted)
 
 
 def minilm_folder() -> Path:

@@ -22,6 +22,7 @@ from torch import Tensor
 from plurallm.config import EmbeddingConfig
 from plurallm.device import choose_device
 from plurallm.embedding.causal_lm import embed_causal_lm
+from plurallm.embedding.fingerprint import embedder_fingerprint
 from plurallm.embedding.hashing import hash_texts
 from plurallm.embedding.lookup import look_up
 from plurallm.embedding.models import release_models
@@ -29,7 +30,10 @@ from plurallm.embedding.pairs import Pair
 from plurallm.embedding.sentences import embed_sentences
 
 # Part of the cache key: raise it when an embedder's vectors change for the same configuration.
-_VERSION = 1
+_VERSION = 2
+
+PROBE: Pair = ("How much do you trust doctors and hospitals?", "A great deal")
+"""A text whose vector tells whether two embedders are the same."""
 
 logger = logging.getLogger("plurallm")
 
@@ -98,32 +102,55 @@ def embedding_table(
     """
     path = table_path(pairs, config, cache_dir)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The clients of a simulation start together: one embeds, the others wait and read.
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                logger.info("embedding %d texts with %s", len(pairs), config.name)
-                parts = path.with_suffix(".parts")
-                _write(path, _embed(pairs, config, device, parts))
-                release_models()
-                shutil.rmtree(parts, ignore_errors=True)
+        _make(path, pairs, config, device)
+        probe_vector(config, cache_dir, device)  # while the model is in memory
+        release_models()
     return _read(path, len(pairs))
 
 
 def table_path(pairs: Sequence[Pair], config: EmbeddingConfig, cache_dir: Path) -> Path:
     """Where the cache keeps a table.
 
-    Its name holds a digest of the texts and of the configuration, with the files that it names
-    (names, sizes and times of change). Where it was computed is no part of it.
+    Its name holds a digest of the texts, of the configuration and of the content of the embedder's
+    files. Where these lie, and where the table was computed, is no part of it.
     """
-    settings = {key: value for key, value in asdict(config).items() if key != "device"}
-    for key in {"model", "path"} & settings.keys():
-        if Path(settings[key]).exists():
-            settings[key] = _files(Path(settings[key]))
+    places = ("device", "model", "path")
+    settings = {key: value for key, value in asdict(config).items() if key not in places}
+    settings["embedder"] = embedder_fingerprint(config, cache_dir)
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
     for pair in pairs:
         digest.update(json.dumps(pair).encode())
     return cache_dir / "embeddings" / f"{config.name}-{digest.hexdigest()[:32]}.npy"
+
+
+def probe_vector(config: EmbeddingConfig, cache_dir: Path, device: str = "auto") -> list[float]:
+    """Vector of ``PROBE``, from the cache where it is there.
+
+    Returns
+    -------
+    list of float, length D
+        Mean square about 1; empty for ``embedding=table``, which knows only its own texts.
+    """
+    if config.name == "table":
+        return []
+    table = table_path([PROBE], config, cache_dir)
+    path = table.parent / "probes" / table.name
+    if not path.exists():
+        _make(path, [PROBE], config, device)
+    vector_D: list[float] = _read(path, 1)[0].tolist()
+    return vector_D
+
+
+def _make(path: Path, pairs: Sequence[Pair], config: EmbeddingConfig, device: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The clients of a simulation start together: one embeds, the others wait and read.
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            if len(pairs) > 1:
+                logger.info("embedding %d texts with %s", len(pairs), config.name)
+            parts = path.with_suffix(".parts")
+            _write(path, _embed(pairs, config, device, parts))
+            shutil.rmtree(parts, ignore_errors=True)
 
 
 def _embed(
@@ -138,16 +165,6 @@ def _embed(
             f"({len(broken)} of {len(pairs)} texts); float16 overflows where float32 does not"
         )
     return table_RD
-
-
-def _files(place: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of a file, or of all files of a folder."""
-    files = sorted(file for file in (place, *place.rglob("*")) if file.is_file())
-    states = [file.stat() for file in files]
-    return [
-        (file.relative_to(place).as_posix(), state.st_size, state.st_mtime_ns)
-        for file, state in zip(files, states, strict=True)
-    ]
 
 
 def _write(path: Path, table_RD: npt.NDArray[np.float32]) -> None:

@@ -1,6 +1,7 @@
 """A data holder's node: its own survey and groups, and what a run may ask of them."""
 
 from plurallm.node.guard import guard
+from plurallm.node.memory import check_run_name, check_unchanged
 from plurallm.node.permission import (
     ALLOWED,
     LARGEST,
@@ -19,6 +20,8 @@ __all__ = [
     "NodeSettings",
     "RefusalError",
     "check_overrides",
+    "check_run_name",
+    "check_unchanged",
     "guard",
     "may_send_experts",
     "node_settings",

@@ -1,6 +1,8 @@
 """From a run's folder to a reward bundle."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,10 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from plurallm import __version__
 from plurallm.config import Config, ExportConfig, typed_config
+from plurallm.content import FORMAT, check_format, check_survey
+from plurallm.embedding import PROBE
 from plurallm.preferences import split_context
 from plurallm.randomness import generator
 from plurallm.reward.context import Context, context_to_json, survey_context
@@ -59,9 +64,11 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
     file = run / "experts" / "config.json"
     if export.weights == "last" and file.is_file():
         experts = json.loads(file.read_text(encoding="utf-8"))["groups"]
+    content = description.get("content")
+    check_format(content, str(run))
     contexts = {}
     if export.release_context:
-        contexts = release_contexts(export, typed_config(OmegaConf.create(config)))
+        contexts = release_contexts(export, typed_config(OmegaConf.create(config)), content)
     model = PreferenceRewardModel(
         model=description["model"],
         embedding=_anywhere(description["embedding"]),
@@ -70,6 +77,8 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
         contexts={group: context_to_json(context) for group, context in contexts.items()},
         provenance=_provenance(run, export, config, description["round"]),
         experts=experts,
+        probe=_probe(content),
+        content=_bundle_content(content),
     )
     model.network.load_state_dict(load_file(weights))
     if experts:
@@ -81,7 +90,28 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
     return model
 
 
-def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]:
+def _probe(content: dict[str, Any] | None) -> dict[str, Any] | None:
+    if content is None or not content["probe"]:
+        return None
+    return {"text": list(PROBE), "vector": content["probe"]}
+
+
+def _bundle_content(content: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a bundle tells of what is behind it: of the survey one digest, not one a group."""
+    if content is None:
+        return None
+    survey = json.dumps(sorted(content["survey"].items())).encode()
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "survey": hashlib.sha256(survey).hexdigest()[:32] if content["survey"] else None,
+        "embedder": content["embedder"],
+    }
+
+
+def release_contexts(
+    export: ExportConfig, config: Config, content: Mapping[str, Any] | None
+) -> dict[str, Context]:
     """Take the context of the groups that are named, and of no other.
 
     Of the run's survey it is the context that evaluation uses: seen questions, drawn by the run's
@@ -93,6 +123,8 @@ def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]
         Names, and where their answers lie.
     config : Config
         The run's configuration.
+    content : mapping or None
+        What the run recorded of its survey, whose answers must still be the same.
 
     Returns
     -------
@@ -101,6 +133,12 @@ def release_contexts(export: ExportConfig, config: Config) -> dict[str, Context]
     """
     if export.survey is None:
         survey = load_survey(config.data)
+        now = {
+            group: fingerprint
+            for group, fingerprint in survey.fingerprints.items()
+            if content is not None and group in content["survey"]
+        }
+        check_survey(content, now, str(export.run))
     else:
         survey = read_survey(Path(export.survey), export.layout)
     for group in export.release_context:

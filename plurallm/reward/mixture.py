@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plurallm.config import EmbeddingConfig
-from plurallm.embedding import Pair, embed_pairs
+from plurallm.embedding import Pair
 from plurallm.mixing import Mixing, fit_mixing, folds, mix
 from plurallm.model import Memory, PreferenceTransformer
 from plurallm.reward.cache import Cache
@@ -40,8 +39,8 @@ class ExpertReadout:
         The networks; call ``clear`` when their weights change.
     owners : sequence of str
         The group of each: asked for by name, it is predicted by its own expert alone.
-    embedding : EmbeddingConfig
-        The embedder of the texts.
+    embed : callable
+        From texts and a device to their embeddings (R, D) there, see ``Embedder``.
     pairs_of : callable
         From a question and its options to the texts that are embedded.
     context_of : callable
@@ -52,13 +51,13 @@ class ExpertReadout:
         self,
         experts: Sequence[PreferenceTransformer],
         owners: Sequence[str],
-        embedding: EmbeddingConfig,
+        embed: Callable[[Sequence[Pair], torch.device], Tensor],
         pairs_of: Callable[[str, Sequence[str]], list[Pair]],
         context_of: Callable[[Group], Context],
     ) -> None:
         self._experts = experts
         self._owners = tuple(owners)
-        self._embedding = embedding
+        self._embedder = embed
         self._pairs_of = pairs_of
         self._context_of = context_of
         self.tokens: Cache[Pair, Tensor] = Cache(_TEXTS_KEPT)
@@ -174,14 +173,7 @@ class ExpertReadout:
         distinct = list(dict.fromkeys(pairs))
 
         def compute(new: list[Pair]) -> list[Tensor]:
-            x_RD = torch.from_numpy(embed_pairs(new, self._embedding, str(device))).to(device)
-            width = self._experts[0].first.in_features - 1  # beside them stands a share
-            if x_RD.shape[1] != width:
-                raise ValueError(
-                    f"embedding={self._embedding.name} gives vectors of width {x_RD.shape[1]}, but "
-                    f"the bundle was made with width {width}: it needs the embedder of the training"
-                )
-            return [row.clone() for row in x_RD]
+            return [row.clone() for row in self._embedder(new, device)]
 
         found = dict(zip(distinct, self.tokens.get(distinct, compute), strict=True))
         return torch.stack([found[pair] for pair in pairs])

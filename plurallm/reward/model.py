@@ -10,11 +10,13 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
+from plurallm.content import check_format
 from plurallm.embedding import Pair, question_pairs
 from plurallm.model import PreferenceTransformer
 from plurallm.reward.bundle import check_keys, check_place, embedding_config, model_config, reading
 from plurallm.reward.card import model_card
 from plurallm.reward.context import Context, Group, context_from_json, context_to_json
+from plurallm.reward.embedder import Embedder
 from plurallm.reward.forecast import Forecast, Query, make_forecast, option_texts
 from plurallm.reward.mixture import ExpertReadout
 from plurallm.reward.readout import Readout
@@ -51,6 +53,11 @@ class PreferenceRewardModel(
     experts : sequence of str, optional
         Groups whose fine-tuned networks predict, mixed to fit a context: see
         ``plurallm.experts``. Without them the one network does.
+    probe : mapping, optional
+        ``text`` and ``vector``: what tells whether the embedder is still the one of the training.
+    content : mapping, optional
+        Fingerprint of the survey and of the embedder behind the weights, with the format of the
+        bundle and the version of the program that made it; see ``plurallm.content``.
 
     Attributes
     ----------
@@ -73,6 +80,8 @@ class PreferenceRewardModel(
         contexts: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
         experts: Sequence[str] = (),
+        probe: dict[str, Any] | None = None,
+        content: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.sizes = model_config(model)
@@ -82,6 +91,8 @@ class PreferenceRewardModel(
             group: context_from_json(answers) for group, answers in (contexts or {}).items()
         }
         self.provenance = provenance or {}
+        self.probe, self.content = probe, content
+        embed = Embedder(self.embedding, embedding_width, probe)
         self.precision = precision
         if precision not in ("float32", "float64"):
             raise ValueError(f"precision must be float32 or float64, but is {precision!r}")
@@ -95,9 +106,9 @@ class PreferenceRewardModel(
         ]
         self.experts = nn.ModuleList(experts_of)
         self._mixture = ExpertReadout(
-            experts_of, self.expert_groups, self.embedding, self.pairs_of, self.context_of
+            experts_of, self.expert_groups, embed, self.pairs_of, self.context_of
         )
-        self._readout = Readout(self.network, self.embedding, self.pairs_of, self.context_of)
+        self._readout = Readout(self.network, embed, self.pairs_of, self.context_of)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -240,6 +251,8 @@ class PreferenceRewardModel(
             "contexts": {group: context_to_json(own) for group, own in self.contexts.items()},
             "provenance": self.provenance,
             "experts": list(self.expert_groups),
+            "probe": self.probe,
+            "content": self.content,
         }
         text = json.dumps(config, sort_keys=True, indent=2)
         (save_directory / "config.json").write_text(text, encoding="utf-8")
@@ -273,6 +286,7 @@ class PreferenceRewardModel(
         name = str(pretrained_model_name_or_path)
         with reading(name):
             model: Self = super().from_pretrained(name, **kwargs)
+            check_format(model.content, name)
         return model
 
     @classmethod

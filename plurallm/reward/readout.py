@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plurallm.config import EmbeddingConfig
-from plurallm.embedding import Pair, embed_pairs
+from plurallm.embedding import Pair
 from plurallm.model import Memory, PreferenceTransformer
 from plurallm.reward.cache import Cache
 from plurallm.reward.context import Context, Group
@@ -33,8 +32,8 @@ class Readout:
     ----------
     network : PreferenceTransformer
         The network; call ``clear`` when its weights change.
-    embedding : EmbeddingConfig
-        The embedder of the texts.
+    embed : callable
+        From texts and a device to their embeddings (R, D) there, see ``Embedder``.
     pairs_of : callable
         From a question and its options to the texts that are embedded.
     context_of : callable
@@ -44,12 +43,12 @@ class Readout:
     def __init__(
         self,
         network: PreferenceTransformer,
-        embedding: EmbeddingConfig,
+        embed: Callable[[Sequence[Pair], torch.device], Tensor],
         pairs_of: Callable[[str, Sequence[str]], list[Pair]],
         context_of: Callable[[Group], Context],
     ) -> None:
         self._network = network
-        self._embedding = embedding
+        self._embedder = embed
         self._pairs_of = pairs_of
         self._context_of = context_of
         self.tokens: Cache[Pair, Tensor] = Cache(_TEXTS_KEPT)
@@ -133,15 +132,7 @@ class Readout:
 
     def _embed(self, pairs: Sequence[Pair]) -> Tensor:
         """First layer (R, W) of the texts' embeddings."""
-        device = self._network.first.weight.device
-        x_RD = torch.from_numpy(embed_pairs(pairs, self._embedding, str(device)))
-        width = self._network.first.in_features - 1  # beside them stands a share
-        if x_RD.shape[1] != width:
-            raise ValueError(
-                f"embedding={self._embedding.name} gives vectors of width {x_RD.shape[1]}, but the "
-                f"bundle was made with width {width}: it needs the embedder of the training"
-            )
-        return self._network.embed(x_RD.to(device))
+        return self._network.embed(self._embedder(pairs, self._network.first.weight.device))
 
 
 def _stack(memories: Sequence[Memory]) -> tuple[Memory, Tensor]:

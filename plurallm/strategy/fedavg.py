@@ -249,6 +249,7 @@ class GroupFedAvg(FedAvg):
                                 "round": self.report.round_number,
                                 "groups": asked[node],
                                 "run": self.run,
+                                **self._began_with(node, asked[node]),
                                 **(more or {}),
                             }
                         ),
@@ -259,6 +260,11 @@ class GroupFedAvg(FedAvg):
             )
             for node in nodes
         ]
+
+    def _began_with(self, node: int, groups: list[str]) -> dict[str, list[str]]:
+        """Fingerprints of the answers that a simulation's node began with."""
+        known = {} if self.attendance is None else self.attendance.nodes[node].survey
+        return {"survey": [known[group] for group in groups]} if known else {}
 
     def updates(self, replies: Iterable[Message]) -> Iterator[tuple[str, Update | str]]:
         """Take the replies to a training message apart: an update of each group, or a reason."""

@@ -15,7 +15,7 @@ from plurallm.config import Config, ConfigError
 from plurallm.registration import audit, unbound
 from plurallm.strategy.replies import error_reason
 from plurallm.strategy.report import FederationError, reasons
-from plurallm.strategy.values import is_count, one_line, or_reason
+from plurallm.strategy.values import is_between, is_count, one_line, or_reason
 
 logger = logging.getLogger("plurallm")
 
@@ -48,6 +48,12 @@ class Node:
         Number of virtual nodes, in a simulation.
     config : str
         Fingerprint of the configuration that it composed.
+    embedder : str
+        Fingerprint of its embedder.
+    probe : list of float
+        What its embedder makes of ``plurallm.embedding.PROBE``.
+    survey : dict of str to str
+        Fingerprint of each group's answers; empty for a data holder's node.
     """
 
     seen_questions: dict[str, int]
@@ -57,6 +63,9 @@ class Node:
     threads: int
     partitions: int | None
     config: str
+    embedder: str
+    probe: list[float]
+    survey: dict[str, str]
 
 
 def meet_nodes(grid: Grid, config: Config, config_digest: str) -> dict[int, Node]:
@@ -166,6 +175,11 @@ def objection(
         if node.embedding_width != other.embedding_width:
             widths = sorted((node.embedding_width, other.embedding_width))
             return f"nodes have embeddings of different widths: {widths}"
+        if node.embedder != other.embedder:
+            return (
+                f"nodes {other_id} and {node_id} have different embedders: the weights, tokenizer "
+                "or settings are not the same files"
+            )
     return None
 
 
@@ -175,6 +189,9 @@ def _read(content: RecordDict) -> Node:
     groups = _list(record, "groups", _is_name)
     seen = _list(record, "seen-questions", lambda value: is_count(value, 0))
     score_only = _list(record, "score-only", lambda value: isinstance(value, bool))
+    survey = _list(record, "survey", _is_name) if "survey" in record else []
+    if len(survey) not in (0, len(groups)):
+        raise ValueError("its groups and the fingerprints of their answers do not fit together")
     if not len(set(groups)) == len(groups) == len(seen) == len(score_only):
         raise ValueError("its groups and what it says of them do not fit together")
     return Node(
@@ -185,6 +202,9 @@ def _read(content: RecordDict) -> Node:
         threads=_field(record, "threads", lambda value: is_count(value, 1)),
         partitions=_field(record, "partitions", lambda value: is_count(value, 0)) or None,
         config=_field(record, "config", _is_name),
+        embedder=_field(record, "embedder", _is_name),
+        probe=_field(record, "probe", _is_probe),
+        survey=dict(zip(groups, survey, strict=False)),
     )
 
 
@@ -200,6 +220,14 @@ def _list(record: Mapping[str, Any], key: str, fits: Callable[[Any], bool]) -> l
         record, key, lambda value: isinstance(value, list) and all(map(fits, value))
     )
     return found
+
+
+def _is_probe(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= WIDEST
+        and all(is_between(number, -1e9, 1e9) for number in value)
+    )
 
 
 def _is_name(value: object) -> bool:

@@ -3,7 +3,7 @@
 from plurallm.survey.hub import download_globalopinionqa
 from plurallm.survey.opinionqa import with_ordinals
 from plurallm.survey.read import FORMATS, read_survey
-from plurallm.survey.table import SurveyError
+from plurallm.survey.table import SurveyError, file_state
 from plurallm.survey.types import Answers, Question, Survey, drop_questions
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "SurveyError",
     "download_globalopinionqa",
     "drop_questions",
+    "file_state",
     "read_survey",
     "with_ordinals",
 ]

@@ -113,15 +113,23 @@ class Builder:
             self._people.setdefault(group, {})[position] = people
 
     def build(self, layout: str) -> Survey:
-        """Lay the answers out; `layout` says in words how the file is laid out."""
+        """Lay the answers out; `layout` says in words how the file is laid out.
+
+        By question id and group name: another order of the rows is the same survey, whose training
+        draws and scores are the same.
+        """
+        order = sorted(range(len(self._questions)), key=lambda number: self._questions[number].id)
+        place = {number: position for position, number in enumerate(order)}
         answers = {}
-        for group, shares in self._shares.items():
+        for group, by_number in sorted(self._shares.items()):
+            shares = {place[number]: own for number, own in by_number.items()}
             positions = sorted(shares)
             widest = max(len(shares[position]) for position in positions)
             share_QO = np.zeros((len(positions), widest))
             for row, position in enumerate(positions):
                 share_QO[row, : len(shares[position])] = shares[position]
-            people = self._people.get(group, {})
+            counted_by_number = self._people.get(group, {})
+            people = {place[number]: own for number, own in counted_by_number.items()}
             counted = len(people) == len(positions)
             answers[group] = Answers(
                 np.array(positions, dtype=np.int64),
@@ -130,7 +138,7 @@ class Builder:
             )
         return Survey(
             str(self._path),
-            tuple(self._questions),
+            tuple(self._questions[number] for number in order),
             answers,
             dict(self.dropped),
             f"{layout}; answers as {' and '.join(self._units)}",

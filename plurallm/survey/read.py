@@ -84,7 +84,7 @@ def read_survey(path: Path, source: str) -> Survey:
     Returns
     -------
     Survey
-        Questions and groups in the order of the file.
+        Questions by their ids, groups by their names: the order of the rows does not matter.
 
     Raises
     ------

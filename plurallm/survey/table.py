@@ -15,6 +15,16 @@ class SurveyError(ValueError):
     """A survey file that cannot be used; the message names file, row and reason."""
 
 
+def file_state(path: Path) -> tuple[int, int, int, int, int]:
+    """Device, inode, size, and times of change in ns: another one where a file may have changed.
+
+    The time of the last change of the inode cannot be set back, so that a file which was rewritten
+    under its name, size and time of change shows all the same.
+    """
+    state = path.stat()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
 def table_rows(path: Path) -> Iterator[_Row]:
     """Read a table row by row.
 

@@ -4,11 +4,14 @@ Dimension letters: ``N`` questions of the survey, ``Q`` questions of a group, ``
 to the longest list).
 """
 
+import hashlib
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +128,39 @@ class Survey:
     answers: Mapping[str, Answers]
     dropped: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Digest of each group's answers and of the questions behind them.
+
+        Equal for equal content, whatever the file's path and the order of its rows. Who knows all
+        but a few of a group's answers could guess the rest from it: a data holder's node keeps it.
+        """
+        digest_N = np.array([_question_digest(question) for question in self.questions], "S32")
+        width_N = np.array([len(question.options) for question in self.questions])
+        found = {}
+        for group, own in self.answers.items():
+            digest_Q = digest_N[own.question_Q]
+            order_Q = np.argsort(digest_Q)
+            real_QO = np.arange(own.share_QO.shape[1]) < width_N[own.question_Q, None]
+            share_QO = np.ascontiguousarray(own.share_QO[order_Q])
+            digest = hashlib.sha256(digest_Q[order_Q].tobytes())
+            digest.update(share_QO[real_QO[order_Q]].tobytes())
+            if own.respondents_Q is not None:
+                digest.update(np.ascontiguousarray(own.respondents_Q[order_Q]).tobytes())
+            found[group] = digest.hexdigest()[:32]
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all questions that were answered and of all answers; as ``fingerprints``."""
+        content = json.dumps(sorted(self.fingerprints.items()))
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _question_digest(question: Question) -> bytes:
+    content = [question.id, question.text, question.options, question.ordinal]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32].encode()
 
 
 def drop_questions(survey: Survey, reasons: Mapping[int, str]) -> Survey:
