@@ -310,8 +310,12 @@ def _score_record(scores: list[GroupScore], config: Config) -> MetricRecord:
             "unseen-distance": [
                 value for score in scores for value in score.unseen_distance or missing
             ],
+            "novel-distance": [
+                value for score in scores for value in score.novel_distance or missing
+            ],
             "seen-questions": [score.seen_questions for score in scores],
             "unseen-questions": [score.unseen_questions for score in scores],
+            "novel-questions": [score.novel_questions for score in scores],
         }
     )
 

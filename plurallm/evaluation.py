@@ -44,12 +44,19 @@ class GroupScore:
         The same over the unseen questions; empty when the group has none.
     seen_questions, unseen_questions : int
         How many questions each mean is over.
+    novel_distance : tuple of float, length K
+        As `unseen_distance`, over the unseen questions that have no near copy among the seen ones;
+        empty where there are none, or where that is not known.
+    novel_questions : int
+        How many these are.
     """
 
     seen_distance: tuple[float, ...]
     unseen_distance: tuple[float, ...]
     seen_questions: int
     unseen_questions: int
+    novel_distance: tuple[float, ...] = ()
+    novel_questions: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,12 +137,20 @@ def score_group(task: GroupTask, predict: Predictor, config: Config) -> GroupSco
     ValueError
         When a prediction is not a number, naming the group.
     """
-    seen, unseen = [], []
+    seen, unseen, novel = [], [], []
+    novel_Q = task.novel_Q
     for draw in predict_draws(task, predict, config):
         seen.append(draw.distance_Q[: draw.seen_questions].mean().item())
         if len(task.unseen):
             unseen.append(draw.distance_Q[draw.seen_questions :].mean().item())
-    return GroupScore(tuple(seen), tuple(unseen), draw.seen_questions, len(task.unseen))
+        if novel_Q is not None and novel_Q.any():
+            novel.append(draw.distance_Q[draw.seen_questions :][novel_Q].mean().item())
+    counts = (draw.seen_questions, len(task.unseen))
+    return GroupScore(
+        *(tuple(seen), tuple(unseen), *counts),
+        tuple(novel),
+        0 if novel_Q is None else int(novel_Q.sum()),
+    )
 
 
 def model_predictor(model: PreferenceTransformer, table_RD: Tensor) -> Predictor:
@@ -256,7 +271,8 @@ def summarize(
         group-question pairs), ``worst``, ``gap``, ``cov``, ``fi``, ``groups``, ``questions`` and,
         with several contexts, ``spread`` (standard deviation of ``alignment`` over them). A cell
         without questions is left out. ``groups``: role and scores by group. Only the
-        Jensen-Shannon distance has the scores in base e.
+        Jensen-Shannon distance has the scores in base e. ``novel_cells``: those of unseen questions
+        without the ones that have a near copy among the seen; only where there are such copies.
     """
     cells: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {name: {"role": roles[name]} for name in sorted(scores)}
@@ -275,7 +291,25 @@ def summarize(
                     **_alignment("alignment", float(np.mean(distance_K)), distance),
                     "questions": count,
                 }
-    return {"cells": cells, "groups": groups}
+    return {"cells": cells, "groups": groups} | _novel_cells(scores, roles, distance)
+
+
+def _novel_cells(
+    scores: Mapping[str, GroupScore], roles: Mapping[str, str], distance: str
+) -> dict[str, Any]:
+    known = {name: own for name, own in sorted(scores.items()) if own.novel_distance}
+    if all(own.novel_questions == own.unseen_questions for own in known.values()):
+        return {}
+    cells = {}
+    for role, row in ROLES.items():
+        scored = {
+            name: (own.novel_distance, own.novel_questions)
+            for name, own in known.items()
+            if roles[name] == role
+        }
+        if scored:
+            cells[f"{row}.unseen_questions"] = _cell(scored, distance)
+    return {"novel_cells": cells}
 
 
 def _cell(scored: Mapping[str, tuple[Sequence[float], int]], distance: str) -> dict[str, Any]:

@@ -15,11 +15,18 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from plurallm.config import Config, ConfigError
-from plurallm.roles import assign_roles, count_seen, questions_needed
+from plurallm.roles import (
+    assign_roles,
+    count_seen,
+    questions_needed,
+    strange_populations,
+    tell_parentheses,
+)
 from plurallm.survey import Survey
-from plurallm.tasks import load_survey
+from plurallm.tasks import load_survey, near_copy_counts, survey_table
 
 _ROLES = {"train": "training", "held_out": "held out"}
 
@@ -98,6 +105,9 @@ def expected_roles(
     known = dict.fromkeys(seen_questions, "no part")
     problem = None
     try:
+        strange = strange_populations(seen_questions, data)
+        if strange:
+            raise ConfigError(f"data.populations lists {strange[0]!r}, which is no group here")
         drawn = assign_roles(seen_questions, config).by_group
     except ConfigError as error:
         problem = str(error)
@@ -125,6 +135,7 @@ def print_inspection(config: Config, console: Console) -> None:
     """
     survey = load_survey(config.data)
     seen_questions = count_seen(survey, config)
+    table_RD = survey_table(survey, config)
     roles, problem = expected_roles(seen_questions, config)
     found = overlap(survey)
     for line in _facts(survey):
@@ -133,7 +144,12 @@ def print_inspection(config: Config, console: Console) -> None:
     console.print(_option_table(survey))
     if len(found.groups) > 1:
         console.print(_overlap_table(found))
-    for line in (*_overlap_lines(found), *_role_lines(roles, problem, config)):
+    lines = (
+        *_overlap_lines(found),
+        *_role_lines(roles, problem, config),
+        *map(escape, _identity_lines(survey, table_RD, config)),
+    )
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -150,6 +166,34 @@ def _facts(survey: Survey) -> list[str]:
     ]
     left_out = [f"Left out: {count} x {reason}." for reason, count in survey.dropped.items()]
     return [escape(line) for line in [*lines, *(left_out or ["Nothing was left out."])]]
+
+
+def _identity_lines(survey: Survey, table_RD: Tensor, config: Config) -> list[str]:
+    """What was taken for one, or nearly is: groups, populations, questions."""
+    lines = [
+        f"One group, {name!r}, written as {', '.join(map(repr, spellings))}."
+        for name, spellings in survey.joined.items()
+    ]
+    lines += tell_parentheses(survey.answers, config.data)
+    ids: dict[str, list[str]] = {}
+    for question, identity in zip(survey.questions, survey.identities, strict=True):
+        ids.setdefault(identity, []).append(question.id)
+    several = [own for own in ids.values() if len(own) > 1]
+    if several:
+        fate = (
+            "are seen or unseen together" if config.data.split_by == "text" else "are split by id"
+        )
+        lines.append(
+            f"{_number(len(several), 'question')} with equal text and options under several ids "
+            f"{fate}, such as {', '.join(several[0])}."
+        )
+    copies = near_copy_counts(survey, table_RD, config)
+    lines.append(
+        f"{copies['near']} of {copies['unseen']} unseen questions have a near copy among the seen "
+        f"ones (embedding={config.embedding.name}, cosine at least {copies['cosine']:g}); a run "
+        "scores them with and without."
+    )
+    return lines
 
 
 def _group_table(

@@ -40,7 +40,7 @@ from plurallm.node import (
 from plurallm.personal import PersonalModels
 from plurallm.privacy import protect_survey
 from plurallm.records import read_array
-from plurallm.roles import Roles, assign_roles, count_seen, groups_of_node
+from plurallm.roles import Roles, count_seen, groups_of_node, survey_roles
 from plurallm.survey import Survey
 from plurallm.tasks import (
     GroupTask,
@@ -174,7 +174,7 @@ def _load(overrides: str, state: tuple[tuple[int, ...] | None, ...]) -> LocalDat
     """`state` tells survey files that were changed under their names."""
     config = _config(overrides)
     whole = whole_survey(config.data)
-    roles = assign_roles(count_seen(scorable(whole, config.data), config), config)
+    roles = survey_roles(scorable(whole, config.data), config)
     return _lay_out(whole, roles, config, config_digest(config))
 
 
@@ -184,7 +184,7 @@ def _lay_out(whole: Survey, roles: Roles, config: Config, digest: str) -> LocalD
         torch.set_num_threads(config.threads)
     table_RD = survey_table(survey, config).to(choose_device(config.device))
     model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
-    scored = tasks = group_tasks(survey, roles.groups, config)
+    scored = tasks = group_tasks(survey, roles.groups, config, table_RD)
     if isinstance(config.privacy, RespondentPrivacy):
         folder = state_directory(config) / "respondent"
         # Of all questions, whatever a run scores: another choice would be another release.

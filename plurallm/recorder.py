@@ -26,7 +26,7 @@ from plurallm.experts import expert_predictors
 from plurallm.model import PreferenceTransformer
 from plurallm.plurality import score_plurality
 from plurallm.records import read_array
-from plurallm.roles import Roles, assign_roles, count_seen
+from plurallm.roles import Roles, survey_roles, tell_parentheses
 from plurallm.strategy import (
     Aggregator,
     Attendance,
@@ -37,7 +37,7 @@ from plurallm.strategy import (
     is_deployment,
 )
 from plurallm.survey import Survey
-from plurallm.tasks import GroupTask, group_tasks, load_survey, survey_table
+from plurallm.tasks import GroupTask, group_tasks, load_survey, near_copy_counts, survey_table
 from plurallm.tracking import RunFolder, Trackers, versions
 
 # Best to worst: what tells the best round. Held-out groups must not choose the model.
@@ -215,7 +215,7 @@ class Recorder:
                 torch.set_num_threads(self._config.threads)
             survey = self._load_survey()
             table_RD = survey_table(survey, self._config).to(choose_device(self._config.device))
-            self._survey = group_tasks(survey, self._roles.groups, self._config), table_RD
+            self._survey = group_tasks(survey, self._roles.groups, self._config, table_RD), table_RD
         return self._survey
 
     def _load_survey(self) -> Survey:
@@ -293,6 +293,7 @@ class Recorder:
             "held_out_groups": list(self._roles.held_out),
             "groups_absent": list(self._roles.absent),
             "groups_dropped": {},
+            "populations": tell_parentheses(self._roles.groups, self._config.data),
             "nodes": len(nodes),
             "devices": {
                 "clients": describe(node.device for node in nodes),
@@ -328,16 +329,19 @@ def _privacy(config: Config, aggregator: Aggregator) -> dict[str, Any] | None:
 def _survey_facts(survey: Survey, config: Config, roles: Roles) -> dict[str, Any]:
     """What only a simulation can know, because it holds the whole survey."""
     # Nodes host the groups that take part: those with too few questions are known only here.
-    whole = assign_roles(count_seen(survey, config), config)
-    tasks = group_tasks(survey, roles.groups, config)
+    whole = survey_roles(survey, config)
+    table_RD = survey_table(survey, config)
+    tasks = group_tasks(survey, roles.groups, config, table_RD)
     return {
+        "near_copies": near_copy_counts(survey, table_RD, config),
         "survey": {
             "source": survey.source,
             "questions": len(survey.questions),
             "rows_dropped": dict(survey.dropped),
             "fingerprint": survey.fingerprint,
+            "groups_joined": {name: list(own) for name, own in survey.joined.items()},
         },
         "groups_absent": list(whole.absent),
         "groups_dropped": dict(whole.dropped),
-        "baselines": score_baselines(tasks, roles, survey_table(survey, config), config),
+        "baselines": score_baselines(tasks, roles, table_RD, config),
     }

@@ -33,7 +33,7 @@ from plurallm.content import (
 )
 from plurallm.model import PreferenceTransformer
 from plurallm.recorder import Recorder
-from plurallm.roles import Roles, assign_roles
+from plurallm.roles import Roles, assign_roles, strange_populations, tell_parentheses
 from plurallm.strategy import (
     Attendance,
     GroupFedAvg,
@@ -94,6 +94,11 @@ def _run(grid: Grid, config: Config, overrides: list[str], path: Path) -> None:
         logger.info(
             "data.groups also lists, but no node has: %s", ", ".join(attendance.roles.absent)
         )
+    for line in tell_parentheses(attendance.roles.groups, config.data):
+        logger.info(line)
+    strange = strange_populations(attendance.roles.groups, config.data)
+    if strange and is_deployment(config):
+        logger.warning("data.populations also lists, but no node has: %s", ", ".join(strange))
     logger.info("clients compute on %s", describe(node.device for node in nodes.values()))
     aggregator = make_aggregator(config, attendance.roles, folder.path)
     aggregator.numbers, aggregator.arrays = checkpoint.state["strategy"], checkpoint.strategy_arrays
@@ -117,7 +122,16 @@ def _roles(nodes: Mapping[int, Node], config: Config, checkpoint: Checkpoint | N
     """Roles of the groups that nodes host; a deployment's resumed run keeps those that it gave."""
     seen = {group: count for node in nodes.values() for group, count in node.seen_questions.items()}
     if not is_deployment(config):
-        return assign_roles(seen, config)
+        roles = assign_roles(seen, config)
+        if (
+            checkpoint is not None
+            and checkpoint.state.get("roles", roles.by_group) != roles.by_group
+        ):
+            raise ConfigError(
+                f"resume={config.resume}: the groups' roles would not be those of the run's "
+                "beginning: resume it with the version that began it"
+            )
+        return roles
     score_only = {group for node in nodes.values() for group in node.score_only}
     if checkpoint is None:
         return assign_roles_of_nodes(seen, score_only, config)

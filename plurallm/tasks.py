@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag, normalize
 
 from plurallm.config import (
     Config,
@@ -21,7 +23,7 @@ from plurallm.config import (
 )
 from plurallm.embedding import distinct_pairs, embedding_table, question_pairs
 from plurallm.preferences import Preferences
-from plurallm.roles import assign_roles, count_seen, is_unseen
+from plurallm.roles import survey_roles, which_unseen
 from plurallm.survey import (
     Survey,
     download_globalopinionqa,
@@ -47,11 +49,14 @@ class GroupTask:
         Questions that training groups may train on; contexts are drawn from them.
     unseen : Preferences
         Questions that no group trains on.
+    novel_Q : Tensor of shape (Q,), bool, optional
+        Which of the unseen questions have no near copy among the seen ones.
     """
 
     name: str
     seen: Preferences
     unseen: Preferences
+    novel_Q: Tensor | None = None
     _copies: dict[torch.device, Preferences] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -135,7 +140,7 @@ def plan_nodes(config: Config) -> int:
     """Number of virtual nodes of a simulation: ``federation.nodes``, or one per group."""
     if config.federation.nodes is not None:
         return config.federation.nodes
-    return len(assign_roles(count_seen(load_survey(config.data), config), config).groups)
+    return len(survey_roles(load_survey(config.data), config).groups)
 
 
 def survey_table(survey: Survey, config: Config) -> Tensor:
@@ -154,7 +159,58 @@ def survey_table(survey: Survey, config: Config) -> Tensor:
     )
 
 
-def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[str, GroupTask]:
+def near_copies(survey: Survey, table_RD: Tensor, config: Config) -> Tensor:
+    """Tell which unseen questions have a near copy among the seen ones.
+
+    Parameters
+    ----------
+    survey : Survey
+        All questions at hand: in a deployment, those of the node.
+    table_RD : Tensor of shape (R, D)
+        ``survey_table`` of it.
+    config : Config
+        ``evaluation.near_copy`` is the cosine, between the means of two questions' embeddings over
+        their options, from which on one is a near copy of the other.
+
+    Returns
+    -------
+    Tensor of shape (N,), bool, on the CPU
+        By position in ``survey.questions``; False for a seen one.
+    """
+    rows = distinct_pairs(survey, config.embedding)
+    row_P: list[int] = []
+    starts = []
+    for question in survey.questions:
+        starts.append(len(row_P))
+        row_P += [rows[pair] for pair in question_pairs(question, config.embedding)]
+    device = table_RD.device
+    mean_ND = embedding_bag(
+        torch.tensor(row_P, device=device),
+        table_RD,
+        torch.tensor(starts, device=device),
+        mode="mean",
+    )
+    unit_ND = normalize(mean_ND)
+    unseen_N = torch.tensor(which_unseen(survey, config))
+    near_N = torch.zeros(len(unseen_N), dtype=torch.bool)
+    if unseen_N.any() and not unseen_N.all():
+        cosine_UN = unit_ND[unseen_N.to(device)] @ unit_ND[~unseen_N.to(device)].T
+        near_N[unseen_N] = (cosine_UN.max(1).values >= config.evaluation.near_copy).cpu()
+    return near_N
+
+
+def near_copy_counts(survey: Survey, table_RD: Tensor, config: Config) -> dict[str, Any]:
+    """Count the unseen questions, and those with a near copy among the seen, at which cosine."""
+    return {
+        "unseen": sum(which_unseen(survey, config)),
+        "near": int(near_copies(survey, table_RD, config).sum()),
+        "cosine": config.evaluation.near_copy,
+    }
+
+
+def group_tasks(
+    survey: Survey, groups: Sequence[str], config: Config, table_RD: Tensor | None = None
+) -> dict[str, GroupTask]:
     """Lay out some groups of a survey as tensors.
 
     Parameters
@@ -165,6 +221,8 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
         Groups to lay out.
     config : Config
         The run's configuration.
+    table_RD : Tensor of shape (R, D), optional
+        ``survey_table``: with it the tasks say which unseen questions have no near copy.
 
     Returns
     -------
@@ -182,7 +240,8 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
         mask_QO[number, : len(options)] = True
         scale = question.position or (math.nan,) * len(options)
         position_QO[number, : len(options)] = torch.tensor(scale, dtype=torch.float64)
-    unseen_Q = torch.tensor([is_unseen(question.id, config) for question in survey.questions])
+    unseen_Q = torch.tensor(which_unseen(survey, config))
+    near_Q = None if table_RD is None else near_copies(survey, table_RD, config)
     tasks = {}
     for group in groups:
         answers = survey.answers[group]
@@ -201,6 +260,7 @@ def group_tasks(survey: Survey, groups: Sequence[str], config: Config) -> dict[s
             group,
             seen=everything.take(torch.nonzero(~held_Q).flatten()),
             unseen=everything.take(torch.nonzero(held_Q).flatten()),
+            novel_Q=None if near_Q is None else ~near_Q[question_Q[held_Q]],
         )
     return tasks
 

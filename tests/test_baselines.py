@@ -159,7 +159,7 @@ def test_scores_worked_by_hand(make_survey: MakeSurvey, config: Config) -> None:
 
 
 def test_unseen_questions_have_their_own_cell(make_survey: MakeSurvey, config: Config) -> None:
-    config = replace(config, data=replace(config.data, unseen_questions=0.5))
+    config = replace(config, data=replace(config.data, unseen_questions=0.5, split_by="id"))
     names = [f"q{number}" for number in range(40)]
     seen = [name for name in names if not is_unseen(name, config)][:3]
     unseen = [name for name in names if is_unseen(name, config)][:2]
@@ -227,7 +227,7 @@ def test_unanswered_pairs_are_those_that_nobody_else_answered(tasks: dict[str, G
 def test_neighbours_use_the_nearest_known_point_and_seen_questions_only(
     make_survey: MakeSurvey, config: Config
 ) -> None:
-    config = replace(config, data=replace(config.data, unseen_questions=0.5))
+    config = replace(config, data=replace(config.data, unseen_questions=0.5, split_by="id"))
     names = [f"q{number}" for number in range(40)]
     seen = [name for name in names if not is_unseen(name, config)][:3]
     unseen = next(name for name in names if is_unseen(name, config))

@@ -234,9 +234,10 @@ def test_only_weights_counts_scores_and_group_names_leave_a_node(deploy, surveys
         for key, value in every_value(reply):
             assert key in ALLOWED_KEYS[kind]
             if isinstance(value, str):
-                assert key in ("groups", "device", "config")
-                assert value in (*GROUPS, "cpu") or (key == "config" and len(value) == 16)
-            if isinstance(value, float) and key != "seconds":
+                assert key in ("groups", "device", "config", "embedder")
+                known = (*GROUPS, "cpu", "hashing")
+                assert value in known or (key == "config" and len(value) == 16)
+            if isinstance(value, float) and key not in ("seconds", "probe"):
                 assert value == 0 or round(value, 6) not in shares
         whole = repr(reply.content).encode() + b"".join(a.tobytes() for a in arrays.values())
         assert not [secret for secret in secrets if secret.encode() in whole]

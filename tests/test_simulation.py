@@ -324,6 +324,8 @@ def test_messages_carry_no_answer_text_or_embedding(tmp_path):
         "evaluate": {
             "seen-distance",
             "unseen-distance",
+            "novel-distance",
+            "novel-questions",
             "seen-questions",
             "unseen-questions",
             "groups",

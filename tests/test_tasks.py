@@ -38,6 +38,7 @@ def changed(default: Config) -> Callable[..., Config]:
     """Change values of ``data``, and the seed."""
 
     def change(seed: int = 1, **data: Any) -> Config:
+        data = {"join_parentheses": True, "split_by": "id"} | data
         return replace(default, seed=seed, data=replace(default.data, **data))
 
     return change

@@ -17,6 +17,8 @@ from plurallm.content import content_dict, content_of
 from plurallm.evaluation import Predictor, model_predictor, score_group, summarize
 from plurallm.model import PreferenceTransformer
 from plurallm.plurality import score_plurality
+from plurallm.roles import tell_parentheses
+from plurallm.tasks import near_copy_counts
 from plurallm.tracking import RunFolder, open_trackers, versions
 from plurallm.training import train_group, train_pooled
 
@@ -177,6 +179,8 @@ def run_facts(local: LocalSurvey) -> dict[str, Any]:
         "groups_absent": list(local.roles.absent),
         "groups_refused": {},
         "groups_unscored": {},
+        "populations": tell_parentheses(local.roles.groups, local.config.data),
+        "near_copies": near_copy_counts(local.survey, local.table_RD, local.config),
         "nodes": 0,
         "devices": {"clients": str(local.table_RD.device), "server": "cpu"},
         "bytes_down": 0,
@@ -188,6 +192,7 @@ def run_facts(local: LocalSurvey) -> dict[str, Any]:
             "questions": len(local.survey.questions),
             "rows_dropped": dict(local.survey.dropped),
             "fingerprint": local.survey.fingerprint,
+            "groups_joined": {name: list(own) for name, own in local.survey.joined.items()},
         },
     }
 

@@ -37,7 +37,7 @@ from plurallm.config import (
 )
 from plurallm.content import Content, content_of
 from plurallm.device import choose_device
-from plurallm.roles import Roles, assign_roles, count_seen
+from plurallm.roles import Roles, survey_roles
 from plurallm.tasks import load_survey, survey_table
 
 logger = logging.getLogger("plurallm")
@@ -213,7 +213,7 @@ def _check_arm(job: Job) -> tuple[Roles, Content]:
         )
     survey = load_survey(config.data)
     survey_table(survey, config)
-    return assign_roles(count_seen(survey, config), config), content_of(survey, config)
+    return survey_roles(survey, config), content_of(survey, config)
 
 
 def _run_all(jobs: Sequence[Job], config: Config) -> dict[str, BaseException]:

@@ -20,7 +20,12 @@ METRICS = (
 )
 """Metrics of a cell, in the order in which they are told."""
 
-VARIANTS = {"honest": "honest_cells", "personal": "personal_cells", "trunk": "trunk_cells"}
+VARIANTS = {
+    "honest": "honest_cells",
+    "personal": "personal_cells",
+    "trunk": "trunk_cells",
+    "novel": "novel_cells",
+}
 """Further cells of a run, by key of its summary: groups that do not attack, personal models."""
 
 

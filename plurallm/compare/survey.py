@@ -12,7 +12,7 @@ from torch import Tensor
 from plurallm.config import Config, load_config
 from plurallm.device import choose_device
 from plurallm.model import PreferenceTransformer
-from plurallm.roles import Roles, assign_roles, count_seen
+from plurallm.roles import Roles, survey_roles
 from plurallm.survey import Survey
 from plurallm.tasks import GroupTask, data_state, group_tasks, load_survey, survey_table
 
@@ -76,7 +76,7 @@ def _load(overrides: tuple[str, ...], state: tuple[tuple[int, ...] | None, ...])
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     survey = load_survey(config.data)
-    roles = assign_roles(count_seen(survey, config), config)
-    tasks = group_tasks(survey, roles.groups, config)
+    roles = survey_roles(survey, config)
     table_RD = survey_table(survey, config).to(choose_device(config.device))
+    tasks = group_tasks(survey, roles.groups, config, table_RD)
     return LocalSurvey(config, survey, roles, tasks, table_RD)

@@ -1,6 +1,12 @@
 """Typed configuration: what ``conf/`` may say, and how overrides become a ``Config``."""
 
-from plurallm.config.compare import PLACES, changed_on_resume, config_dict, config_digest
+from plurallm.config.compare import (
+    PLACES,
+    changed_on_resume,
+    config_dict,
+    config_digest,
+    with_old_rules,
+)
 from plurallm.config.compose import load_config, load_tool_config, typed_config
 from plurallm.config.data import DataConfig, FileData, OpinionQAData, SyntheticData
 from plurallm.config.directories import cache_directory, state_directory
@@ -117,4 +123,5 @@ __all__ = [
     "split_overrides",
     "state_directory",
     "typed_config",
+    "with_old_rules",
 ]

@@ -17,6 +17,13 @@ FREE_ON_RESUME = (
 """Keys, or groups of keys, that may change on resuming: they touch no number."""
 
 
+RULES_OF_0_1_0: dict[str, object] = {
+    "data.join_parentheses": True,
+    "data.split_by": "id",
+    "evaluation.near_copy": 0.95,
+}
+"""Values that 0.1.0 had for keys that it did not know: a run that it began keeps them."""
+
 PLACES = ("data.path", "data.ordinals", "embedding.path", "embedding.model")
 """Keys that say where files lie, which may change where their content is known to be the same."""
 
@@ -40,7 +47,7 @@ def changed_on_resume(
     list of str
         ``key: old -> new`` for every difference that would change numbers.
     """
-    old = flatten(yaml.safe_load(saved_config.read_text(encoding="utf-8")))
+    old = flatten(with_old_rules(yaml.safe_load(saved_config.read_text(encoding="utf-8"))))
     new = flatten(config_dict(config))
     free = {*FREE_ON_RESUME, *also_free}
     return [
@@ -48,6 +55,17 @@ def changed_on_resume(
         for key in sorted(old | new)
         if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & free
     ]
+
+
+def with_old_rules(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the values of ``RULES_OF_0_1_0`` for keys that it lacks."""
+    known = flatten(saved)
+    whole = {name: dict(own) if isinstance(own, dict) else own for name, own in saved.items()}
+    for key, value in RULES_OF_0_1_0.items():
+        section, name = key.split(".")
+        if key not in known and section in whole:
+            whole[section][name] = value
+    return whole
 
 
 def config_dict(config: Config) -> dict[str, Any]:

@@ -19,6 +19,8 @@ class DataConfig:
     held_out_fraction: float
     unseen_questions: float
     populations: list[list[str]]
+    join_parentheses: bool
+    split_by: str
 
     def __post_init__(self) -> None:
         require(
@@ -27,6 +29,7 @@ class DataConfig:
             self.distance,
             "'jensen_shannon' or 'wasserstein'",
         )
+        require(self.split_by in ("text", "id"), "data.split_by", self.split_by, "'text' or 'id'")
         require(
             self.groups in (None, "all")
             or (isinstance(self.groups, list) and all(isinstance(n, str) for n in self.groups)),

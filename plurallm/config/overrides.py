@@ -9,6 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from plurallm.config.compare import RULES_OF_0_1_0, flatten
 from plurallm.config.error import ConfigError
 
 PATH_KEYS = (
@@ -67,12 +68,23 @@ def absolute_overrides(overrides: Sequence[str], base_dir: Path | None) -> list[
         by_key[key] = text
     if "resume" in by_key:
         _, folder = _parse(by_key["resume"])
-        saved = Path(str(folder)) / "overrides.yaml"
-        if saved.is_file():
-            by_key = {
-                _parse(text)[0]: text for text in yaml.safe_load(saved.read_text(encoding="utf-8"))
-            } | by_key
+        by_key = _saved(Path(str(folder))) | by_key
     return list(by_key.values())
+
+
+def _saved(run: Path) -> dict[str, str]:
+    """Overrides that a run was started with; of an older version's, the rules that it had too."""
+    overrides, config = run / "overrides.yaml", run / "config.yaml"
+    if not overrides.is_file():
+        return {}
+    given = yaml.safe_load(overrides.read_text(encoding="utf-8"))
+    known = flatten(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else {}
+    rules = {
+        key: f"{key}={str(value).lower()}"
+        for key, value in RULES_OF_0_1_0.items()
+        if known and key not in known
+    }
+    return rules | {_parse(text)[0]: text for text in given}
 
 
 def override_key(text: str) -> str:

@@ -40,10 +40,17 @@ class EvaluationConfig:
     every: int
     context_questions: int
     draws: int
+    near_copy: float
 
     def __post_init__(self) -> None:
         for key in ("every", "context_questions", "draws"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
+        require(
+            0 < self.near_copy <= 1,
+            "evaluation.near_copy",
+            self.near_copy,
+            "above 0 and at most 1",
+        )
 
 
 @dataclass

@@ -19,7 +19,7 @@ from plurallm.config import (
 )
 from plurallm.config.compare import flatten
 from plurallm.node.settings import NodeSettings
-from plurallm.roles import Roles, count_seen, questions_needed
+from plurallm.roles import Roles, count_seen, is_listed, questions_needed
 from plurallm.survey import Survey, SurveyError
 from plurallm.tasks import whole_survey
 
@@ -31,6 +31,7 @@ ALLOWED = (
     *("privacy.noise_multiplier", "privacy.clipping_norm"),
     *("data", "data.groups", "data.train_groups", "data.held_out_groups"),
     *("data.held_out_fraction", "data.unseen_questions", "data.populations", "data.distance"),
+    *("data.join_parentheses", "data.split_by"),
     *("embedding", "embedding.width", "embedding.parts", "embedding.batch_tokens"),
 )
 """Keys that a run may set on every node; a node adds to them with its own ``allow``."""
@@ -243,9 +244,13 @@ def own_roles(survey: Survey, config: Config, settings: NodeSettings) -> Roles:
             )
     score_only = settings.groups if settings.role == "score" else ()
     for group in score_only:
-        if group in config.data.train_groups:
+        if is_listed(group, config.data.train_groups):
             raise RefusalError(f"the node refuses to train group {group!r}: it may only be scored")
-    held_out = {*score_only, *config.data.held_out_groups}
+    held_out = {
+        group
+        for group in settings.groups
+        if group in score_only or is_listed(group, config.data.held_out_groups)
+    }
     return Roles(
         train=tuple(group for group in settings.groups if group not in held_out),
         held_out=tuple(group for group in settings.groups if group in held_out),

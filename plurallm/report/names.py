@@ -31,6 +31,7 @@ VARIANTS = {
     "honest": "honest groups alone",
     "personal": "personal models",
     "trunk": "global model without experts",
+    "novel": "without near copies of seen questions",
 }
 """Further cells of an arm and how the tables call them."""
 

@@ -160,6 +160,15 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     if dropped:
         named = ", ".join(f"{group} ({count})" for group, count in dropped.items())
         lines.append(f"Groups left out, with too few seen questions: {named}.")
+    lines += summary.get("populations", [])
+    for name, spellings in summary.get("survey", {}).get("groups_joined", {}).items():
+        lines.append(f"One group, {name!r}, written as {', '.join(map(repr, spellings))}.")
+    copies = summary.get("near_copies")
+    if copies is not None and copies["unseen"]:
+        lines.append(
+            f"{copies['near']} of {copies['unseen']} unseen questions have a near copy among the "
+            f"seen ones (cosine of their embeddings at least {copies['cosine']:g})."
+        )
     rows = summary.get("survey", {}).get("rows_dropped", {})
     lines += [f"Left out of the survey: {count} x {reason}." for reason, count in rows.items()]
     if summary["groups_absent"]:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from plurallm import __version__
-from plurallm.config import Config, ExportConfig, typed_config
+from plurallm.config import Config, ExportConfig, typed_config, with_old_rules
 from plurallm.content import FORMAT, check_format, check_survey
 from plurallm.embedding import PROBE
 from plurallm.preferences import split_context
@@ -68,7 +68,9 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
     check_format(content, str(run))
     contexts = {}
     if export.release_context:
-        contexts = release_contexts(export, typed_config(OmegaConf.create(config)), content)
+        contexts = release_contexts(
+            export, typed_config(OmegaConf.create(with_old_rules(config))), content
+        )
     model = PreferenceRewardModel(
         model=description["model"],
         embedding=_anywhere(description["embedding"]),

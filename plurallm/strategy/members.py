@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from plurallm.config import Config, ConfigError
 from plurallm.registration import audit, unbound
+from plurallm.roles import is_listed
 from plurallm.strategy.replies import error_reason
 from plurallm.strategy.report import FederationError, reasons
 from plurallm.strategy.values import is_between, is_count, one_line, or_reason
@@ -170,7 +171,7 @@ def objection(
         )
     for other_id, other in others.items():
         for group in node.seen_questions:
-            if group in other.seen_questions:
+            if is_listed(group, other.seen_questions):
                 return f"group {group!r} is hosted by two nodes, {other_id} and {node_id}"
         if node.embedding_width != other.embedding_width:
             widths = sorted((node.embedding_width, other.embedding_width))

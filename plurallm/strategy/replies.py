@@ -273,11 +273,27 @@ def _scores(content: RecordDict, groups: Sequence[str], draws: int) -> dict[str,
         _counts(metrics, "seen-questions", len(groups), least=1),
         _counts(metrics, "unseen-questions", len(groups), least=0),
     ]
+    novel = [0.0] * len(unseen)
+    counts.append([0] * len(groups))
+    if "novel-questions" in metrics:
+        novel = _column(metrics, "novel-distance", len(groups) * draws)
+        counts[2] = _counts(metrics, "novel-questions", len(groups), least=0)
+        if not all(is_between(value, 0, 1) for value in novel):
+            raise ValueError("scores are not between 0 and 1")
     scores = {}
-    for row, (group, seen_count, unseen_count) in enumerate(zip(groups, *counts, strict=True)):
+    for row, (group, *numbers) in enumerate(zip(groups, *counts, strict=True)):
         of_group = slice(row * draws, (row + 1) * draws)
-        own = tuple(unseen[of_group]) if unseen_count else ()
-        scores[group] = GroupScore(tuple(seen[of_group]), own, seen_count, unseen_count)
+        seen_count, unseen_count, novel_count = numbers
+        if novel_count > unseen_count:
+            raise ValueError(f"novel-questions is {novel_count} of {unseen_count} unseen ones")
+        scores[group] = GroupScore(
+            tuple(seen[of_group]),
+            tuple(unseen[of_group]) if unseen_count else (),
+            seen_count,
+            unseen_count,
+            tuple(novel[of_group]) if novel_count else (),
+            novel_count,
+        )
     return scores
 
 

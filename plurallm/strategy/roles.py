@@ -1,11 +1,12 @@
 """Roles of groups that a deployment's nodes bring, at the start and later."""
 
 import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 from plurallm.config import Config, ConfigError, DataConfig
 from plurallm.randomness import digest_fraction
-from plurallm.roles import Roles, assign_roles, population
+from plurallm.roles import Roles, assign_roles, is_listed, population
+from plurallm.survey import normal_form
 
 
 def assign_roles_of_nodes(
@@ -36,8 +37,10 @@ def assign_roles_of_nodes(
         When no training group is there.
     """
     data = config.data
-    train = [group for group in data.train_groups if group in seen_questions]
-    held_out = [group for group in data.held_out_groups if group in seen_questions]
+    train = [group for group in seen_questions if is_listed(group, data.train_groups)]
+    held_out = [group for group in seen_questions if is_listed(group, data.held_out_groups)]
+    train.sort(key=lambda group: _place(group, data.train_groups))
+    held_out.sort(key=lambda group: _place(group, data.held_out_groups))
     held_out += sorted(
         group for group in score_only - {*train, *held_out} if _takes_part(group, data)
     )
@@ -73,24 +76,30 @@ def extend_roles(
         lists groups, has none.
     """
     data = config.data
-    held_populations = {population(group, data) for group in roles.held_out}
-    train_populations = {population(group, data) for group in roles.train} - held_populations
+    held_populations = {normal_form(population(group, data)) for group in roles.held_out}
+    train_populations = {normal_form(population(group, data)) for group in roles.train}
+    train_populations -= held_populations
     train, held_out = list(roles.train), list(roles.held_out)
     for group in sorted(set(seen_questions) - set(roles.groups)):
         named = population(group, data)
         drawn = digest_fraction("role", config.seed, named) < data.held_out_fraction
+        named = normal_form(named)
         if not _takes_part(group, data):
             continue
-        if group in score_only or group in data.held_out_groups:
+        if group in score_only or is_listed(group, data.held_out_groups):
             held_out.append(group)
-        elif group in data.train_groups or named in train_populations:
+        elif is_listed(group, data.train_groups) or named in train_populations:
             train.append(group)
         else:
             (held_out if named in held_populations or drawn else train).append(group)
     return dataclasses.replace(roles, train=tuple(train), held_out=tuple(held_out))
 
 
+def _place(group: str, names: Sequence[str]) -> int:
+    return [normal_form(name) for name in names].index(normal_form(group))
+
+
 def _takes_part(group: str, data: DataConfig) -> bool:
-    if group in (*data.train_groups, *data.held_out_groups, *data.group_list):
+    if is_listed(group, (*data.train_groups, *data.held_out_groups, *data.group_list)):
         return True
     return data.groups == "all" or (data.groups is None and not data.train_groups)

@@ -1,6 +1,7 @@
 """Surveys: questions, how the groups answered them, and the files that hold both."""
 
 from plurallm.survey.hub import download_globalopinionqa
+from plurallm.survey.identity import normal_form, question_identity
 from plurallm.survey.opinionqa import with_ordinals
 from plurallm.survey.read import FORMATS, read_survey
 from plurallm.survey.table import SurveyError, file_state
@@ -15,6 +16,8 @@ __all__ = [
     "download_globalopinionqa",
     "drop_questions",
     "file_state",
+    "normal_form",
+    "question_identity",
     "read_survey",
     "with_ordinals",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from plurallm.survey.cells import filled
+from plurallm.survey.identity import label, normal_form
 from plurallm.survey.table import SurveyError
 from plurallm.survey.types import Answers, Question, Survey
 
@@ -58,18 +58,18 @@ class Builder:
 
     def question(self, identity: object) -> Question | None:
         """Give the question that an earlier row has brought under an identity."""
-        position = self._position.get(str(identity).strip())
+        position = self._position.get(label(identity))
         return None if position is None else self._questions[position]
 
     def add_question(
         self, identity: object, text: str, options: tuple[str, ...], ordinal: list[Any] | None
     ) -> int:
         """Add a question, or find it again; returns its position."""
-        if not filled(identity):
+        if not label(identity):
             raise self.refuse("no question_id")
         try:
             scale = None if ordinal is None else tuple(float(value) for value in ordinal)
-            question = Question(str(identity).strip(), text, options, scale)
+            question = Question(label(identity), text, options, scale)
         except TypeError as error:
             raise self.refuse(f"ordinal has a value that is no number: {ordinal}") from error
         except ValueError as error:
@@ -121,6 +121,7 @@ class Builder:
         order = sorted(range(len(self._questions)), key=lambda number: self._questions[number].id)
         place = {number: position for position, number in enumerate(order)}
         answers = {}
+        joined = self._join_spellings()
         for group, by_number in sorted(self._shares.items()):
             shares = {place[number]: own for number, own in by_number.items()}
             positions = sorted(shares)
@@ -142,7 +143,28 @@ class Builder:
             answers,
             dict(self.dropped),
             f"{layout}; answers as {' and '.join(self._units)}",
+            joined,
         )
+
+    def _join_spellings(self) -> dict[str, tuple[str, ...]]:
+        """Make one group of names that differ only in how they are written."""
+        spellings: dict[str, list[str]] = {}
+        for name in sorted(self._shares):
+            spellings.setdefault(normal_form(name), []).append(name)
+        several = {names[0]: tuple(names) for names in spellings.values() if len(names) > 1}
+        for first, names in several.items():
+            for other in names[1:]:
+                twice = self._shares[first].keys() & self._shares[other].keys()
+                if twice:
+                    question = min(self._questions[number].id for number in twice)
+                    raise SurveyError(
+                        f"{self._path}: {first!r} and {other!r} are one group, written in two "
+                        f"ways, and both have answered question {question!r}: remove one of the "
+                        "rows, or give the groups names that differ in more"
+                    )
+                self._shares[first] |= self._shares.pop(other)
+                self._people.setdefault(first, {}).update(self._people.pop(other, {}))
+        return several
 
     def _numbers(self, values: object, length: int, group: str) -> list[float]:
         if not isinstance(values, list):

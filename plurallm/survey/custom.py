@@ -2,6 +2,7 @@
 
 from plurallm.survey.builder import Builder
 from plurallm.survey.cells import filled, json_list, texts
+from plurallm.survey.identity import label
 
 
 def read_custom(survey: Builder) -> None:
@@ -10,7 +11,7 @@ def read_custom(survey: Builder) -> None:
         kinds = [kind for kind in ("shares", "counts") if filled(cells.get(kind))]
         if len(kinds) != 1:
             raise survey.refuse("exactly one of the columns 'shares' and 'counts' must be filled")
-        group = str(cells["group"] or "").strip()
+        group = label(cells["group"])
         if not group:
             raise survey.refuse("no group")
         options = texts(json_list(cells["options"], "options"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from plurallm.survey.builder import Builder
 from plurallm.survey.cells import CellError, filled, json_list, literal, texts
+from plurallm.survey.identity import label
 from plurallm.survey.table import SurveyError, table_rows
 from plurallm.survey.types import Question, Survey
 
@@ -84,7 +85,7 @@ def with_ordinals(survey: Survey, path: Path) -> Survey:
                 f"{path}: a table of ordinal values has columns key, option_ordinal, and "
                 "references or options, which name the option of each value"
             )
-        key = str(cells["key"]).strip()
+        key = label(cells["key"])
         if key not in wanted:
             continue
         try:
@@ -164,7 +165,7 @@ class _Reader:
             survey.dropped["row that contradicts an earlier one, which is kept"] += 1
 
     def _group(self, cells: dict[str, Any]) -> str:
-        name, attribute = (str(cells[key] or "").strip() for key in ("group", "attribute"))
+        name, attribute = (label(cells[key]) for key in ("group", "attribute"))
         if not name:
             raise self._survey.refuse("no group")
         group = f"{attribute} {name}" if name in _SHARED_NAMES else name

@@ -16,6 +16,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from plurallm.survey.identity import question_identity
+
 
 @dataclass(frozen=True)
 class Question:
@@ -121,6 +123,8 @@ class Survey:
         What was left out, counted by reason; the reason says of what: rows, questions, ...
     layout : str
         How the file is laid out and what the answers in it are, in words.
+    joined : mapping of str to tuple of str
+        Spellings that were taken for one group, by the group's name.
     """
 
     source: str
@@ -128,6 +132,14 @@ class Survey:
     answers: Mapping[str, Answers]
     dropped: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def identities(self) -> tuple[str, ...]:
+        """``question_identity`` of each question: equal ones are seen or unseen together."""
+        return tuple(
+            question_identity(question.text, question.options) for question in self.questions
+        )
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
