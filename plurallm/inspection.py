@@ -34,6 +34,10 @@ LEAST_OVERLAPPING = 5
 """How many of the groups that share the fewest questions are named."""
 
 
+DOUBTS_SHOWN = 5
+"""Questions that are named for each kind of doubt."""
+
+
 @dataclass(frozen=True)
 class Overlap:
     """Which questions several groups answered.
@@ -164,8 +168,23 @@ def _facts(survey: Survey) -> list[str]:
         f"Questions with ordinal values that differ, which data.distance=wasserstein takes: "
         f"{ordered}.",
     ]
+    lines += _doubt_lines(survey)
     left_out = [f"Left out: {count} x {reason}." for reason, count in survey.dropped.items()]
     return [escape(line) for line in [*lines, *(left_out or ["Nothing was left out."])]]
+
+
+def _doubt_lines(survey: Survey) -> list[str]:
+    """The first doubts of each kind, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for doubt in survey.doubts:
+        kind = doubt.partition(": question ")[2].partition("' ")[2][:20]
+        kinds.setdefault(kind, []).append(doubt)
+    lines = []
+    for doubts in kinds.values():
+        lines += [f"Warning: {doubt}." for doubt in doubts[:DOUBTS_SHOWN]]
+        if len(doubts) > DOUBTS_SHOWN:
+            lines.append(f"Warning: the same of {len(doubts) - DOUBTS_SHOWN} more questions.")
+    return lines
 
 
 def _identity_lines(survey: Survey, table_RD: Tensor, config: Config) -> list[str]:

@@ -27,6 +27,7 @@ from plurallm.roles import survey_roles, which_unseen
 from plurallm.survey import (
     Survey,
     download_globalopinionqa,
+    drop_non_answers,
     drop_questions,
     file_state,
     read_survey,
@@ -109,9 +110,13 @@ def whole_survey(config: DataConfig) -> Survey:
         survey = generate_survey(
             config.num_groups, config.num_questions, config.respondents, config.survey_seed
         )
+        if config.non_answers == "drop":
+            survey = drop_non_answers(survey)
     else:
         assert isinstance(config, FileData)
-        survey = read_once(survey_path(config), config.source, data_state(config)[:1])
+        survey = read_once(
+            survey_path(config), config.source, config.non_answers, data_state(config)[:1]
+        )
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         survey = with_ordinals(survey, Path(config.ordinals))
     return survey
@@ -131,9 +136,11 @@ def data_state(config: DataConfig) -> tuple[tuple[int, ...] | None, ...]:
 
 
 @lru_cache(maxsize=1)
-def read_once(path: Path, layout: str, state: tuple[tuple[int, ...] | None, ...]) -> Survey:
+def read_once(
+    path: Path, layout: str, non_answers: str, state: tuple[tuple[int, ...] | None, ...]
+) -> Survey:
     """Read a file once for all that a process does with it; `state` tells a changed one."""
-    return read_survey(path, layout)
+    return read_survey(path, layout, non_answers)
 
 
 def plan_nodes(config: Config) -> int:

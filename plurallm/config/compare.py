@@ -20,6 +20,7 @@ FREE_ON_RESUME = (
 RULES_OF_0_1_0: dict[str, object] = {
     "data.join_parentheses": True,
     "data.split_by": "id",
+    "data.non_answers": "keep",
     "evaluation.near_copy": 0.95,
 }
 """Values that 0.1.0 had for keys that it did not know: a run that it began keeps them."""

@@ -21,6 +21,7 @@ class DataConfig:
     populations: list[list[str]]
     join_parentheses: bool
     split_by: str
+    non_answers: str
 
     def __post_init__(self) -> None:
         require(
@@ -28,6 +29,12 @@ class DataConfig:
             "data.distance",
             self.distance,
             "'jensen_shannon' or 'wasserstein'",
+        )
+        require(
+            self.non_answers in ("drop", "keep"),
+            "data.non_answers",
+            self.non_answers,
+            "'drop' or 'keep'",
         )
         require(self.split_by in ("text", "id"), "data.split_by", self.split_by, "'text' or 'id'")
         require(

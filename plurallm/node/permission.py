@@ -31,7 +31,7 @@ ALLOWED = (
     *("privacy.noise_multiplier", "privacy.clipping_norm"),
     *("data", "data.groups", "data.train_groups", "data.held_out_groups"),
     *("data.held_out_fraction", "data.unseen_questions", "data.populations", "data.distance"),
-    *("data.join_parentheses", "data.split_by"),
+    *("data.join_parentheses", "data.split_by", "data.non_answers"),
     *("embedding", "embedding.width", "embedding.parts", "embedding.batch_tokens"),
 )
 """Keys that a run may set on every node; a node adds to them with its own ``allow``."""

@@ -142,7 +142,7 @@ def release_contexts(
         }
         check_survey(content, now, str(export.run))
     else:
-        survey = read_survey(Path(export.survey), export.layout)
+        survey = read_survey(Path(export.survey), export.layout, config.data.non_answers)
     for group in export.release_context:
         if group not in survey.answers:
             raise ValueError(

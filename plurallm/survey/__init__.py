@@ -2,6 +2,7 @@
 
 from plurallm.survey.hub import download_globalopinionqa
 from plurallm.survey.identity import normal_form, question_identity
+from plurallm.survey.non_answers import drop_non_answers
 from plurallm.survey.opinionqa import with_ordinals
 from plurallm.survey.read import FORMATS, read_survey
 from plurallm.survey.table import SurveyError, file_state
@@ -14,6 +15,7 @@ __all__ = [
     "Survey",
     "SurveyError",
     "download_globalopinionqa",
+    "drop_non_answers",
     "drop_questions",
     "file_state",
     "normal_form",

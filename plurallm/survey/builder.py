@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from plurallm.survey.doubts import doubts
 from plurallm.survey.identity import label, normal_form
 from plurallm.survey.table import SurveyError
 from plurallm.survey.types import Answers, Question, Survey
@@ -28,6 +29,8 @@ class Builder:
         The file, for messages.
     rows : iterable of (int, dict)
         Number and cells of each row.
+    keep_non_answers : bool
+        Whether options that are no answers stay, for readers of layouts that know them apart.
 
     Attributes
     ----------
@@ -35,11 +38,18 @@ class Builder:
         What a reader leaves out, counted by reason.
     """
 
-    def __init__(self, path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rows: Iterable[tuple[int, dict[str, Any]]],
+        keep_non_answers: bool = False,
+    ) -> None:
+        self.keep_non_answers = keep_non_answers
         self.dropped: Counter[str] = Counter()
         self._path = path
         self._rows = rows
         self._row = 0
+        self._first_row: dict[str, int] = {}
         self._units: dict[str, None] = {}
         self._position: dict[str, int] = {}
         self._questions: list[Question] = []
@@ -77,6 +87,7 @@ class Builder:
         position = self._position.setdefault(question.id, len(self._questions))
         if position == len(self._questions):
             self._questions.append(question)
+            self._first_row[question.id] = self._row
         elif self._questions[position] != question:
             raise self.refuse(
                 f"question {question.id!r} has another text, options or ordinal than before"
@@ -121,6 +132,7 @@ class Builder:
         order = sorted(range(len(self._questions)), key=lambda number: self._questions[number].id)
         place = {number: position for position, number in enumerate(order)}
         answers = {}
+        doubtful = doubts(self._questions, self._first_row, self._people)
         joined = self._join_spellings()
         for group, by_number in sorted(self._shares.items()):
             shares = {place[number]: own for number, own in by_number.items()}
@@ -144,6 +156,7 @@ class Builder:
             dict(self.dropped),
             f"{layout}; answers as {' and '.join(self._units)}",
             joined,
+            doubtful,
         )
 
     def _join_spellings(self) -> dict[str, tuple[str, ...]]:

@@ -2,8 +2,9 @@
 
 One row for each question and group: distributions over the options (``D_H``, as OpinionQA's own
 notebook writes them) or respondents for each option (``counts``). As in OpinionQA, the options
-that follow the ordinal ones are refusals ("Refused", "Not sure"): they are left out, and the shares
-of the others sum to 1. A question's identity is its key.
+that follow the ordinal ones are refusals ("Refused", "Not sure"): they are left out and counted,
+and the shares of the others sum to 1. Where they are kept, a question that has some has no ordinal
+values; distributions come without them. A question's identity is its key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 from plurallm.survey.builder import Builder
 from plurallm.survey.cells import CellError, filled, json_list, literal, texts
 from plurallm.survey.identity import label
+from plurallm.survey.non_answers import REASON
 from plurallm.survey.table import SurveyError, table_rows
 from plurallm.survey.types import Question, Survey
 
@@ -48,7 +50,18 @@ def read_counts(survey: Builder) -> None:
         counts = json_list(cells["counts"], "counts")
         if len(counts) != len(everything):
             raise survey.refuse(f"{len(counts)} counts for {len(everything)} options")
+        if survey.keep_non_answers and len(ordinal) < len(everything):
+            # What is no answer has no place on a scale.
+            reader.add(
+                cells,
+                reader.find(cells["key"], str(cells["question"]), everything, None),
+                counts,
+                None,
+            )
+            continue
         kept = _answers(everything, len(ordinal))
+        if survey.question(cells["key"]) is None:
+            survey.dropped[REASON] += len(everything) - len(kept)
         options = tuple(everything[index] for index in kept)
         counts = [counts[index] for index in kept]
         text = str(cells["question"])

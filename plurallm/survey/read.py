@@ -13,6 +13,7 @@ from plurallm.survey.builder import Builder
 from plurallm.survey.cells import CellError
 from plurallm.survey.custom import read_custom
 from plurallm.survey.globalopinionqa import read_globalopinionqa
+from plurallm.survey.non_answers import drop_non_answers
 from plurallm.survey.opinionqa import read_counts, read_distributions
 from plurallm.survey.table import SurveyError, table_rows
 from plurallm.survey.types import Survey
@@ -68,7 +69,7 @@ FORMATS: dict[str, tuple[Layout, ...]] = {
 """Layouts by ``data``."""
 
 
-def read_survey(path: Path, source: str) -> Survey:
+def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
     """Read a survey file.
 
     Parameters
@@ -80,6 +81,9 @@ def read_survey(path: Path, source: str) -> Survey:
         ``question_id, question, options, group`` and ``shares`` or ``counts`` (optionally
         ``ordinal``), lists as JSON; ``"globalopinionqa"`` for ``question, selections, options``;
         ``"opinionqa"`` for either layout of OpinionQA.
+    non_answers : str
+        ``"drop"``: options such as "Don't know" or "Refused" are left out and counted, and the
+        shares of the others sum to 1; ``"keep"``: they count as opinions.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def read_survey(path: Path, source: str) -> Survey:
     if first is None:
         raise SurveyError(f"{path}: no usable row")
     layout = _choose_layout(path, source, first[1])
-    builder = Builder(path, itertools.chain([first], rows))
+    builder = Builder(path, itertools.chain([first], rows), non_answers == "keep")
     try:
         layout.read(builder)
     except CellError as error:
@@ -108,7 +112,7 @@ def read_survey(path: Path, source: str) -> Survey:
     survey = builder.build(layout.name)
     if not survey.answers:
         raise SurveyError(f"{path}: no usable row")
-    return survey
+    return survey if non_answers == "keep" else drop_non_answers(survey)
 
 
 def _choose_layout(path: Path, source: str, cells: Mapping[str, Any]) -> Layout:

@@ -125,6 +125,8 @@ class Survey:
         How the file is laid out and what the answers in it are, in words.
     joined : mapping of str to tuple of str
         Spellings that were taken for one group, by the group's name.
+    doubts : tuple of str
+        What is read as it stands and is seldom meant so, with its row and what to do.
     """
 
     source: str
@@ -133,6 +135,7 @@ class Survey:
     dropped: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @cached_property
     def identities(self) -> tuple[str, ...]:
