@@ -14,6 +14,7 @@ import pytest
 from plurallm.config import load_config
 from plurallm.roles import assign_roles, count_seen
 from plurallm.survey import Question, Survey, SurveyError, read_survey, with_ordinals
+from plurallm.survey.non_answers import REASON
 from plurallm.tasks import load_survey
 
 Row = dict[str, Any]
@@ -56,7 +57,7 @@ def test_counts_leave_out_the_refusals(write_survey: Write) -> None:
     assert survey.questions == (WORRY,)
     assert shares(survey, "Female") == [[0.25, 0.5, 0.25]]
     assert shares(survey, "Male") == [[0, 0.75, 0.25]]
-    assert survey.dropped == {}
+    assert survey.dropped == {REASON: 1}
     assert survey.layout == "OpinionQA, respondents for each option; answers as counts"
 
 
@@ -87,7 +88,7 @@ def test_a_group_of_which_all_refused_is_dropped_and_counted(write_survey: Write
     rows = [COUNTS, COUNTS | {"group": "Male", "counts": [0, 0, 0, 7]}]
     survey = read_survey(write_survey(rows), "opinionqa")
     assert list(survey.answers) == ["Female"]
-    assert survey.dropped == {"group whose respondents all refused": 1}
+    assert survey.dropped == {REASON: 1, "group whose respondents all refused": 1}
 
 
 # Distributions
@@ -131,6 +132,7 @@ def test_repeated_and_contradictory_rows_are_dropped_and_counted(write_survey: W
     ]
     survey = read_survey(write_survey(rows), "opinionqa")
     assert survey.dropped == {
+        REASON: 1,
         "row that repeats an earlier one": 1,
         "row that contradicts an earlier one, which is kept": 1,
         "row with another text or options than the first of its key": 2,
@@ -165,7 +167,7 @@ def test_a_name_of_two_attributes_is_refused(write_survey: Write) -> None:
 def test_gpos_groups_take_part_as_far_as_the_file_has_them(write_survey: Write) -> None:
     groups = ["Female", "Male", "Democrat", "Republican", "Independent"]
     rows = [
-        COUNTS | {"key": f"Q{number}", "group": group, "attribute": group}
+        COUNTS | {"key": f"Q{number}", "question": f"{number}?", "group": group, "attribute": group}
         for group in groups
         for number in range(30)
     ]
@@ -351,7 +353,7 @@ def test_the_development_files_read_whole_and_name_questions_alike(real: Path) -
     config = load_config(overrides, None)
     survey = load_survey(config.data)
     assert len(survey.questions) == 486
-    assert survey.dropped == {"question whose ordinal values are all equal": 8}
+    assert survey.dropped == {REASON: 507, "question whose ordinal values are all equal": 8}
     roles = assign_roles(count_seen(survey, config), config)
     assert (len(roles.train), len(roles.held_out), len(roles.absent)) == (5, 3, 14)
     other = load_survey(
