@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import re
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from processes import (
     surroundings,
 )
 
-from plurallm.registration import FOLDER, audit, bind, told_groups
+from plurallm.registration import FOLDER, RegistrationError, audit, bind, told_groups, unbind
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""
@@ -30,6 +32,12 @@ RUNS = 4
 
 NAMES = "names.json"
 """File of the server's folder with the nodes' names."""
+
+_REQUEST = re.compile(
+    r'\S+ INFO \[uvicorn\.access\] (?P<address>\S+) - "POST /v1/control/(?P<request>[a-z-]+) '
+    r'HTTP/1\.1" 200'
+)
+_ONLY_READ = ("list-", "get-", "show-", "stream-", "pull-")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,6 +80,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"Node {options.node} may bring {told_groups(folder, options.node)}")
         elif options.verb == "unregister":
             ask_server(folder, "unregister", options.node)
+            unbind(folder, options.node)
             audit("unregister", folder, node=options.node)
             print(f"Node {options.node} is shut out")
         else:
@@ -79,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"server: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, RegistrationError) as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
     return 0
@@ -137,8 +146,19 @@ def start_server(folder: Path, host: str, port: int) -> int:
         ]
         signals = FirstSignal()
         commands = (superlink, superexec, proxy)
-        status = run_to_end(commands, options, lambda line: None, signals, secret)
+        status = run_to_end(commands, options, partial(note_request, folder), signals, secret)
     return status if signals.number is None else signals.exit_status
+
+
+def note_request(folder: Path, line: str) -> None:
+    """Keep in the audit file what the SuperLink's log says was asked of it, and changes something.
+
+    Flower's own commands come here, too, from whichever user of this machine: Flower asks for no
+    name.
+    """
+    found = _REQUEST.match(line)
+    if found and not found["request"].startswith(_ONLY_READ):
+        audit("asked of Flower", folder, f"from {found['address']}", request=found["request"])
 
 
 def bound_groups(options: argparse.Namespace) -> list[str] | None:
