@@ -48,6 +48,12 @@ def main(arguments: Sequence[str]) -> int:
     start = verbs.add_parser("start", help="run until Ctrl-C or TERM")
     start.add_argument("--host", default="0.0.0.0", help="address to listen on (every one)")
     start.add_argument("--port", type=int, default=8443)
+    start.add_argument(
+        "--behind-proxy",
+        type=int,
+        metavar="PORT",
+        help="listen on this port of loopback alone: a proxy of your own lets nodes through",
+    )
     register = verbs.add_parser("register", help="let a node in")
     register.add_argument("key", type=Path, help="public key that its data holder sent")
     register.add_argument("groups", nargs="*", help="that this key may bring")
@@ -66,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verb == "start":
             check_certificates(folder)
             with only_one(folder):
-                return start_server(folder, options.host, options.port)
+                return start_server(folder, options.host, options.port, options.behind_proxy)
         if options.verb == "register":
             key, groups = options.key.resolve(strict=True), bound_groups(options)
             name = options.name or ", ".join(groups or ["any group"])
@@ -106,16 +112,16 @@ def check_certificates(folder: Path) -> None:
             check_private(folder / name)
 
 
-def start_server(folder: Path, host: str, port: int) -> int:
+def start_server(folder: Path, host: str, port: int, behind_proxy: int | None) -> int:
     """Run the server until a signal; its state and the runs stay in the folder.
 
     Three processes: the SuperLink on a port of loopback; the proxy on the public port, which lets
     nodes through and nobody else; SuperExec, which alone may claim what a run has to do, since it
-    shares a fresh secret with the SuperLink.
+    shares a fresh secret with the SuperLink. A proxy of the operator's own replaces the second.
     """
     options = surroundings(folder / "flower")
     options["env"][FOLDER] = str(folder)  # the runs' server part reads there who may bring what
-    inner = f"localhost:{free_port()}"
+    inner = f"localhost:{behind_proxy or free_port()}"
     authority, certificate, key = (
         str(folder / name) for name in ("ca.crt", "server.crt", "server.key")
     )
@@ -145,7 +151,9 @@ def start_server(folder: Path, host: str, port: int) -> int:
             *("--superlink", inner, "--certificate", certificate, "--key", key, "--ca", authority),
         ]
         signals = FirstSignal()
-        commands = (superlink, superexec, proxy)
+        commands = [superlink, superexec]
+        if behind_proxy is None:
+            commands.append(proxy)
         status = run_to_end(commands, options, partial(note_request, folder), signals, secret)
     return status if signals.number is None else signals.exit_status
 
