@@ -8,9 +8,12 @@ import getpass
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from filelock import FileLock
 
 FOLDER = "PLURALLM_OPERATOR"
 """Environment variable of the server and its runs: the operator's folder."""
@@ -21,15 +24,48 @@ GROUPS = "groups.json"
 AUDIT = "audit.jsonl"
 """A line for whatever changes trust; only ever appended to."""
 
+_LONGEST_TEXT = 1000  # characters, and entries of a list, in a line of the audit file: nodes
+_LONGEST_LIST = 100  # have a hand in both
+
 _write = threading.Lock()
+
+
+class RegistrationError(RuntimeError):
+    """Nobody can tell which groups a key may bring; the message says what to do."""
+
+
+def check_registration() -> None:
+    """Refuse to go on where no operator's server says which groups a key may bring.
+
+    Raises
+    ------
+    RegistrationError
+        When the environment names no folder, or the folder has no bindings that can be read.
+    """
+    if FOLDER not in os.environ:
+        raise RegistrationError(
+            f"{FOLDER} is not set, so nothing says which groups a node's key may bring: start the "
+            "server with server.sh, which sets it"
+        )
+    folder = Path(os.environ[FOLDER])
+    if not (folder / GROUPS).is_file():
+        raise RegistrationError(
+            f"{folder / GROUPS} is missing, so no node may bring a group: register the nodes with "
+            "server.sh FOLDER register, or bind those that are registered"
+        )
+    _bindings(folder)
 
 
 def bind(folder: Path, node: str, groups: Iterable[str] | None) -> None:
     """Write which groups a node's key may bring; None: any."""
-    own = _bindings(folder) | {node: None if groups is None else sorted(set(groups))}
-    part = folder / f"{GROUPS}.part"
-    part.write_text(json.dumps(own, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(part, folder / GROUPS)
+    with _changing(folder) as own:
+        own[node] = None if groups is None else sorted(set(groups))
+
+
+def unbind(folder: Path, node: str) -> None:
+    """Let a node's key bring nothing any more."""
+    with _changing(folder) as own:
+        own.pop(node, None)
 
 
 def told_groups(folder: Path, node: str) -> str:
@@ -85,7 +121,8 @@ def audit(what: str, folder: Path | None = None, who: str | None = None, **facts
             return
         folder = Path(os.environ[FOLDER])
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    line = {"time": time, "who": who or getpass.getuser(), "what": what} | facts
+    line: dict[str, object] = {"time": time, "who": who or getpass.getuser(), "what": what}
+    line |= {name: _shortened(value) for name, value in facts.items()}
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
     with _write:  # one write, so that lines of several processes do not mix
         descriptor = os.open(folder / AUDIT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -96,9 +133,39 @@ def audit(what: str, folder: Path | None = None, who: str | None = None, **facts
             os.close(descriptor)
 
 
+@contextmanager
+def _changing(folder: Path) -> Iterator[dict[str, list[str] | None]]:
+    """Give the bindings to be changed; another command that changes them waits."""
+    with FileLock(folder / f"{GROUPS}.lock"):
+        own = _bindings(folder)
+        yield own
+        part = folder / f"{GROUPS}.part"
+        part.write_text(json.dumps(own, ensure_ascii=False, indent=1), encoding="utf-8")
+        os.replace(part, folder / GROUPS)
+
+
 def _bindings(folder: Path) -> dict[str, list[str] | None]:
     file = folder / GROUPS
     if not file.exists():
         return {}
-    own: dict[str, list[str] | None] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        own = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RegistrationError(f"{file} cannot be read: {error}") from error
+    if not isinstance(own, dict) or not all(map(_is_binding, own.values())):
+        raise RegistrationError(f"{file} must have a list of groups, or null, for each node")
     return own
+
+
+def _is_binding(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and all(isinstance(group, str) for group in value)
+
+
+def _shortened(value: object) -> object:
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"{value[:_LONGEST_TEXT]}..."
+    if isinstance(value, list) and len(value) > _LONGEST_LIST:
+        return [*value[:_LONGEST_LIST], f"... and {len(value) - _LONGEST_LIST} more"]
+    return value

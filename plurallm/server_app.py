@@ -33,6 +33,7 @@ from plurallm.content import (
 )
 from plurallm.model import PreferenceTransformer
 from plurallm.recorder import Recorder
+from plurallm.registration import RegistrationError, audit, check_registration
 from plurallm.roles import Roles, assign_roles, strange_populations, tell_parentheses
 from plurallm.strategy import (
     Attendance,
@@ -64,8 +65,15 @@ def main(grid: Grid, context: Context) -> None:
         for override in split_overrides(str(context.run_config.get(key, "")))
     ]
     config = load_config(overrides, None)
-    checkpoint_to_resume(config)  # refused before anything is written there
+    try:  # refused before anything is written there
+        checkpoint_to_resume(config)
+        if is_deployment(config) and not getattr(grid, "keyless", False):
+            check_registration()
+    except (ConfigError, RegistrationError) as error:
+        audit("run refused", run=str(context.run_id), why=str(error))
+        raise
     path = _run_folder(config, context)
+    audit("run started", run=str(context.run_id), run_folder=str(path))
     with lock_run(path):  # before the checkpoint is read: another run could write a newer one
         _run(grid, config, overrides, path)
 

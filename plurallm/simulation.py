@@ -37,7 +37,14 @@ class InProcessGrid(Grid):
         Number of virtual nodes, or the ``--node-config`` of each data holder's node.
     run_config : dict
         As Flower would hand it to the apps.
+
+    Attributes
+    ----------
+    keyless : bool
+        Its nodes are this process's own: no key says which groups they may bring.
     """
+
+    keyless = True
 
     def __init__(
         self,

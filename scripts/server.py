@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import re
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from processes import (
     surroundings,
 )
 
-from plurallm.registration import FOLDER, audit, bind, told_groups
+from plurallm.registration import FOLDER, RegistrationError, audit, bind, told_groups, unbind
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""
@@ -31,6 +33,12 @@ RUNS = 4
 NAMES = "names.json"
 """File of the server's folder with the nodes' names."""
 
+_REQUEST = re.compile(
+    r'\S+ INFO \[uvicorn\.access\] (?P<address>\S+) - "POST /v1/control/(?P<request>[a-z-]+) '
+    r'HTTP/1\.1" 200'
+)
+_ONLY_READ = ("list-", "get-", "show-", "stream-", "pull-")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Start the server, or register and list nodes."""
@@ -40,6 +48,12 @@ def main(arguments: Sequence[str]) -> int:
     start = verbs.add_parser("start", help="run until Ctrl-C or TERM")
     start.add_argument("--host", default="0.0.0.0", help="address to listen on (every one)")
     start.add_argument("--port", type=int, default=8443)
+    start.add_argument(
+        "--behind-proxy",
+        type=int,
+        metavar="PORT",
+        help="listen on this port of loopback alone: a proxy of your own lets nodes through",
+    )
     register = verbs.add_parser("register", help="let a node in")
     register.add_argument("key", type=Path, help="public key that its data holder sent")
     register.add_argument("groups", nargs="*", help="that this key may bring")
@@ -58,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verb == "start":
             check_certificates(folder)
             with only_one(folder):
-                return start_server(folder, options.host, options.port)
+                return start_server(folder, options.host, options.port, options.behind_proxy)
         if options.verb == "register":
             key, groups = options.key.resolve(strict=True), bound_groups(options)
             name = options.name or ", ".join(groups or ["any group"])
@@ -72,6 +86,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"Node {options.node} may bring {told_groups(folder, options.node)}")
         elif options.verb == "unregister":
             ask_server(folder, "unregister", options.node)
+            unbind(folder, options.node)
             audit("unregister", folder, node=options.node)
             print(f"Node {options.node} is shut out")
         else:
@@ -79,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"server: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, RegistrationError) as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
     return 0
@@ -97,16 +112,16 @@ def check_certificates(folder: Path) -> None:
             check_private(folder / name)
 
 
-def start_server(folder: Path, host: str, port: int) -> int:
+def start_server(folder: Path, host: str, port: int, behind_proxy: int | None) -> int:
     """Run the server until a signal; its state and the runs stay in the folder.
 
     Three processes: the SuperLink on a port of loopback; the proxy on the public port, which lets
     nodes through and nobody else; SuperExec, which alone may claim what a run has to do, since it
-    shares a fresh secret with the SuperLink.
+    shares a fresh secret with the SuperLink. A proxy of the operator's own replaces the second.
     """
     options = surroundings(folder / "flower")
     options["env"][FOLDER] = str(folder)  # the runs' server part reads there who may bring what
-    inner = f"localhost:{free_port()}"
+    inner = f"localhost:{behind_proxy or free_port()}"
     authority, certificate, key = (
         str(folder / name) for name in ("ca.crt", "server.crt", "server.key")
     )
@@ -136,9 +151,22 @@ def start_server(folder: Path, host: str, port: int) -> int:
             *("--superlink", inner, "--certificate", certificate, "--key", key, "--ca", authority),
         ]
         signals = FirstSignal()
-        commands = (superlink, superexec, proxy)
-        status = run_to_end(commands, options, lambda line: None, signals, secret)
+        commands = [superlink, superexec]
+        if behind_proxy is None:
+            commands.append(proxy)
+        status = run_to_end(commands, options, partial(note_request, folder), signals, secret)
     return status if signals.number is None else signals.exit_status
+
+
+def note_request(folder: Path, line: str) -> None:
+    """Keep in the audit file what the SuperLink's log says was asked of it, and changes something.
+
+    Flower's own commands come here, too, from whichever user of this machine: Flower asks for no
+    name.
+    """
+    found = _REQUEST.match(line)
+    if found and not found["request"].startswith(_ONLY_READ):
+        audit("asked of Flower", folder, f"from {found['address']}", request=found["request"])
 
 
 def bound_groups(options: argparse.Namespace) -> list[str] | None:

@@ -7,7 +7,7 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case "${1:-}" in
 -h | --help | "")
   cat <<'HELP'
-Usage: ./scripts/server.sh FOLDER start [--host ADDRESS] [--port PORT]
+Usage: ./scripts/server.sh FOLDER start [--host ADDRESS] [--port PORT] [--behind-proxy PORT]
        ./scripts/server.sh FOLDER register KEY.pub GROUP... | --any-group
        ./scripts/server.sh FOLDER bind NODE GROUP... | --any-group
        ./scripts/server.sh FOLDER nodes

@@ -71,6 +71,9 @@ def submit(arguments: Sequence[str], kept: ExitStack) -> int:
             overrides = absolute_overrides([*overrides, folder_override], here)
     except (ValueError, OSError) as error:
         print(f"submit: {error}", file=sys.stderr)
+        if arguments and (Path(arguments[0]) / "flower" / "config.toml").is_file():
+            asked = list(arguments[1:])
+            audit("run refused", Path(arguments[0]), why=str(error), overrides=asked)
         return 2
     print(f"Run folder: {folder}", flush=True)
     try:

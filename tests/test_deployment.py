@@ -492,11 +492,33 @@ def test_a_key_brings_the_groups_it_is_registered_for_and_no_other(
         in (caplog.text)
     )
     entries = lines(tmp_path, registration.AUDIT)
-    assert {(entry["what"], entry["node"]) for entry in entries} == {
-        *(("node admitted", 1), ("node admitted", 3)),
+    assert {(entry["what"], entry.get("node")) for entry in entries} == {
+        *(("run started", None), ("node admitted", 1), ("node admitted", 3)),
         *(("node refused", 2), ("node refused", 4)),
     }
     assert all(entry["time"] and entry["who"] for entry in entries)
+
+
+class WithKeys(InProcessGrid):
+    keyless = False  # as Flower's own
+
+
+def test_a_deployment_that_does_not_know_whose_keys_bring_what_is_refused(
+    deploy, tmp_path, monkeypatch
+):
+    monkeypatch.delenv(registration.FOLDER, raising=False)
+    with pytest.raises(registration.RegistrationError, match=r"PLURALLM_OPERATOR is not set"):
+        deploy("open", grid=WithKeys)
+    operator = tmp_path / "operator"
+    operator.mkdir()
+    monkeypatch.setenv(registration.FOLDER, str(operator))
+    with pytest.raises(registration.RegistrationError, match=r"groups\.json is missing"):
+        deploy("open", grid=WithKeys)
+    assert not (tmp_path / "open").exists()
+    assert [entry["what"] for entry in lines(operator, registration.AUDIT)] == ["run refused"]
+    for node in ("1", "2", "3", "4"):
+        registration.bind(operator, node, None)
+    deploy("open", grid=WithKeys)
 
 
 HOSTILE_ANSWERS = [

@@ -1,5 +1,6 @@
 """The scripts of a deployment, as far as they need no server."""
 
+import json
 import os
 import shutil
 import signal
@@ -527,6 +528,10 @@ def test_what_cannot_be_submitted_is_refused_at_once(tmp_path: Path, capsys) -> 
     assert submit.main([str(tmp_path), f"resume={tmp_path}"]) == 2
     assert "not the folder of a run" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+    entries = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [entry["what"] for entry in entries] == ["run refused"] * 3
+    assert entries[0]["overrides"] == ["federation.roundz=3"]
+    assert "roundz" in entries[0]["why"]
 
 
 @pytest.mark.parametrize("kept", [tracking.SUBMITTED, tracking.WRITING])
