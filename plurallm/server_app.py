@@ -27,6 +27,7 @@ from plurallm.strategy import (
     Attendance,
     GroupFedAvg,
     Node,
+    PatientGrid,
     assign_roles_of_nodes,
     describe,
     extend_roles,
@@ -56,7 +57,7 @@ def main(grid: Grid, context: Context) -> None:
     checkpoint_to_resume(config)  # refused before anything is written there
     path = _run_folder(config, context)
     with lock_run(path):  # before the checkpoint is read: another run could write a newer one
-        _run(grid, config, overrides, path)
+        _run(PatientGrid(grid), config, overrides, path)
 
 
 def _run(grid: Grid, config: Config, overrides: list[str], path: Path) -> None:
