@@ -89,9 +89,11 @@ def start(running, count, *options):
     running.start_server()
     for number, (group, file) in enumerate(running.files.items(), start=1):
         running.add_node(group, file, "--threads", "1", *options)
-        if number % 4 == 0:
-            running.wait_for_nodes(number)
-    running.wait_for_nodes(count)
+        if number % 4 == 0 or number == count:  # by their logs: Flower's list takes a core itself
+            wait_for(lambda group=group: "SuperNode ID" in running.log(group), f"node {number}")
+    wait_for(
+        lambda: all("SuperNode ID" in running.log(group) for group in running.files), "the nodes"
+    )
 
 
 def lines(folder):
