@@ -68,8 +68,9 @@ class Sampler(threading.Thread):
         print(f"for each process) and at a time {seen}; {len(self.stalled)} clients stood still")
 
 
-KINDS = ("flwr-clientapp", "flwr-serverapp", "flower-supernode", "flower-superlink")
-KINDS += ("plurallm.deploy.executor", "plurallm.deploy.proxy", "node.py", "server.py")
+# An executor's arguments name what it runs: it is told first.
+KINDS = ("plurallm.deploy.executor", "flwr-clientapp", "flwr-serverapp", "flower-supernode")
+KINDS += ("flower-superlink", "plurallm.deploy.proxy", "node.py", "server.py")
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def test_twelve_nodes_whose_clients_stand_still(tmp_path, monkeypatch):
         start(running, 12, "--machine-processes", "2")
         run = running.submit(
             *(*SMALL, "federation.nodes=12", "federation.rounds=3", "federation.failed_rounds=3"),
-            *("evaluation.every=3", "federation.wait_seconds=600", "federation.round_timeout=150"),
+            *("evaluation.every=3", "federation.wait_seconds=600", "federation.round_timeout=600"),
             f"output_dir={folder}",
         )
         wait_for(lambda: lines(folder) or run.poll() is not None, "round 1")
