@@ -39,6 +39,7 @@ from plurallm.strategy import (
     Attendance,
     GroupFedAvg,
     Node,
+    PatientGrid,
     assign_roles_of_nodes,
     describe,
     extend_roles,
@@ -75,7 +76,7 @@ def main(grid: Grid, context: Context) -> None:
     path = _run_folder(config, context)
     audit("run started", run=str(context.run_id), run_folder=str(path))
     with lock_run(path):  # before the checkpoint is read: another run could write a newer one
-        _run(grid, config, overrides, path)
+        _run(PatientGrid(grid), config, overrides, path)
 
 
 def _run(grid: Grid, config: Config, overrides: list[str], path: Path) -> None:

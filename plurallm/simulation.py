@@ -121,8 +121,8 @@ class InProcessGrid(Grid):
         raise NotImplementedError
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not available: use ``send_and_receive``."""
-        raise NotImplementedError
+        """Nothing: no reply comes late."""
+        return []
 
 
 def run_in_process(

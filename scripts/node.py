@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from processes import (
     REPOSITORY,
     FirstSignal,
+    RunError,
     free_port,
     fresh_secret,
     only_one,
@@ -39,6 +41,9 @@ from processes import (
 
 BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
 STEADY_SECONDS = 120  # a node that ran so long starts again without delay
+GIVEN_UP_SECONDS = 66  # by then the server has given up the connection of a node that was killed
+BEAT_SECONDS = 300  # SuperNode and SuperExec speak four times a second
+GRACE_SECONDS = 180  # Flower needs 60 to tell the server of a message that was given up
 PROBLEMS = {
     "[code: 2001]": "the server wants a key: this node was started without one",
     "[code: 2004]": (
@@ -67,9 +72,10 @@ def main(arguments: Sequence[str]) -> int:
         if options.verb == "key":
             return make_key(folder)
         config = node_config(folder, options)
-        check(config)
         if options.verb == "check":
-            return 0
+            return checked(config)
+        if status := check_apart(config):
+            return status
         with only_one(folder):
             return keep_running(folder, config, options)
     except (ValueError, OSError) as error:
@@ -180,9 +186,19 @@ def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | in
     return config | {name: value for name, value in further.items() if value is not None}
 
 
+def checked(config_of_node: Mapping[str, object]) -> int:
+    """Check the survey; where that fails, say why, and give the script's exit status."""
+    try:
+        check(config_of_node)
+    except (ValueError, OSError) as error:
+        print(f"node: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def check(config_of_node: Mapping[str, object]) -> None:
     """Read the survey and say what is there; raise what is wrong, or not to be had."""
-    # Loads torch, which making a key does not wait for.
+    # Loads torch, which nothing else here needs.
     from plurallm.config import RespondentPrivacy, load_config
     from plurallm.device import choose_device
     from plurallm.node import node_settings, own_config, own_survey
@@ -203,6 +219,17 @@ def check(config_of_node: Mapping[str, object]) -> None:
             print(f"{group}: fewer than the {questions_needed(config)} that runs usually take")
     for reason, count in survey.dropped.items():
         print(f"left out: {count} x {reason}")
+
+
+def check_apart(config: Mapping[str, object]) -> int:
+    """Check the survey in a process of its own, whose torch is gone with it; give its status."""
+    code = (
+        "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "from node import checked; sys.exit(checked(json.load(sys.stdin)))"
+    )
+    command = [sys.executable, "-c", code]
+    scripts, settings = Path(__file__).resolve().parent, json.dumps(config)
+    return subprocess.run(command, cwd=scripts, input=settings, text=True, check=False).returncode
 
 
 def keep_running(
@@ -232,7 +259,10 @@ def keep_running(
     signals = FirstSignal()
     failures = 0
     while True:
-        said: set[str | None] = set()
+        wait_until_given_up(folder / "flower" / "online", signals)
+        if signals.number is not None:
+            return signals.exit_status
+        watchdog = Watchdog(folder / "flower", options.message_seconds + GRACE_SECONDS)
         started = time.monotonic()
         port = free_port()
         own, own_key = local_certificate(folder / "flower")
@@ -243,23 +273,26 @@ def keep_running(
                 *("--ssl-keyfile", str(own_key), "--ssl-ca-certfile", str(own)),
             ]
             superexec = [
-                *(sys.executable, "-m", "plurallm.deploy.executor", *bounds, "--"),
+                *(sys.executable, "-m", "plurallm.deploy.executor", *bounds),
+                *("--beat", str(watchdog.beat), "--"),
                 *("--runtime-api-address", f"127.0.0.1:{port}"),
                 *("--root-certificates", str(own), *shared),
             ]
-            status = run_to_end(
-                (supernode, superexec),
-                surrounding,
-                lambda line, said=said: said.add(explain(line)),  # type: ignore[misc]
-                signals,
-                secret,
-            )
+            commands = (supernode, superexec)
+            try:
+                status = run_to_end(
+                    commands, surrounding, watchdog.read, signals, secret, watch=watchdog.look
+                )
+            except RunError as error:
+                reason = str(error)
+            else:
+                watchdog.ended(status)
+                reason = "; ".join(sorted(watchdog.said)) or f"exit status {status}"
         if signals.number is not None:
             return signals.exit_status
         failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
         pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
         failures += 1
-        reason = "; ".join(sorted(filter(None, said))) or f"exit status {status}"
         if options.tries is not None and failures >= options.tries:
             print(f"node: it ended ({reason}); giving up", file=sys.stderr)
             return 1
@@ -267,6 +300,78 @@ def keep_running(
         signals.wait(pause)
         if signals.number is not None:
             return signals.exit_status
+
+
+class Watchdog:
+    """Tells whether SuperNode and SuperExec work, by what they say and do.
+
+    Parameters
+    ----------
+    home : Path
+        Where two files are kept: ``online``, as old as the last moment at which the server had let
+        the node in, and ``beat``, as old as SuperExec's last answer from the SuperNode.
+    answer_seconds : float
+        From a message that comes to its answer.
+
+    Attributes
+    ----------
+    said : set of str
+        What their lines mean, where they tell of a problem.
+    began : float
+        When they were started, in seconds since the epoch.
+    """
+
+    def __init__(self, home: Path, answer_seconds: float) -> None:
+        self.beat = home / "beat"
+        self.said: set[str] = set()
+        self._online = home / "online"
+        self._answer_seconds = answer_seconds
+        self._asked: float | None = None
+        self._let_in = False
+        self.began = time.time()
+
+    def read(self, line: str) -> None:
+        """Take a line of theirs."""
+        if meaning := explain(line):
+            self.said.add(meaning)
+        if "SuperNode ID: " in line:
+            self._let_in = True
+        elif "Receiving: " in line:
+            self._asked = time.monotonic()
+        elif "Sending: " in line or "Failed to receive" in line or "Ignoring" in line:
+            self._asked = None
+
+    def look(self) -> str | None:
+        """Say what hangs; None where nothing does."""
+        if self._let_in:
+            self._online.touch()
+        since = max(self.began, self.beat.stat().st_mtime if self.beat.exists() else 0)
+        if (silent := time.time() - since) > BEAT_SECONDS and self._let_in:
+            return f"SuperNode or SuperExec hangs: no sign of life for {silent:.0f} s"
+        asked = self._asked
+        if asked is not None and time.monotonic() > asked + self._answer_seconds:
+            return f"a message came {time.monotonic() - asked:.0f} s ago, but nothing was answered"
+        return None
+
+    def ended(self, status: int) -> None:
+        """Note that the SuperNode has ended by itself, and taken its leave of the server."""
+        if status >= 0:
+            self._online.unlink(missing_ok=True)
+
+
+def wait_until_given_up(online: Path, signals: FirstSignal) -> None:
+    """After a node was killed, wait until the server has noticed.
+
+    It would not let the node in before; and a node that was back before the server had noticed
+    would be waited for, although it had lost the message that it was to answer.
+    """
+    age = time.time() - online.stat().st_mtime if online.exists() else GIVEN_UP_SECONDS
+    if 0 <= age < GIVEN_UP_SECONDS:
+        left = GIVEN_UP_SECONDS - age
+        print(f"node: it was killed {age:.0f} s ago: the server gives it up in {left:.0f} s")
+        sys.stdout.flush()
+        signals.wait(left)
+    online.unlink(missing_ok=True)
 
 
 def write_toml(file: Path, config: dict[str, str | int | float]) -> Path:

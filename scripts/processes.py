@@ -20,7 +20,10 @@ from filelock import FileLock, Timeout
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK_POLL_SECONDS = "0.25"  # Flower's own: each second, to hand a message to a process
 SIGNAL_POLL_SECONDS = 0.1
-RESTART_SECONDS = 2.0  # before a process that serves another is started again
+RESTART_SECONDS = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before a helper is started again
+STEADY_SECONDS = 120.0  # a helper that ran so long starts again after the shortest pause
+TRIES = 3  # of a helper that has never been steady
+WATCH_SECONDS = 2.0  # between two looks at whether all of them are well
 COMMAND_SECONDS = 120.0  # limit of one command of Flower's: about 2 s, more on a cold disk
 
 
@@ -133,10 +136,11 @@ def run_to_end(
     read_line: Callable[[str], None],
     signals: FirstSignal,
     *secrets: int,
+    watch: Callable[[], str | None] = lambda: None,
 ) -> int:
     """Run commands together and show what they say; when the first ends, end all that was started.
 
-    The others serve the first one: one of them that ends is started again.
+    The others serve the first one: one of them that ends is started again, with growing pauses.
 
     Parameters
     ----------
@@ -150,52 +154,109 @@ def run_to_end(
         Ends them too.
     *secrets : int
         Descriptors that are inherited by the commands that name them.
+    watch : callable
+        Is asked every few seconds what is wrong with them; None: nothing.
 
     Returns
     -------
     int
         The first one's exit status.
+
+    Raises
+    ------
+    RunError
+        When one of the others does not come up, or something is wrong; all of it has ended then.
     """
     end_processes(options["env"]["FLWR_HOME"])  # left by one that was killed itself
-    readers = []
-
-    def start(command: Sequence[str]) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            command,
-            **options,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            # Only those that read it: the proxy, which strangers talk to, does not have it.
-            pass_fds=tuple(fd for fd in secrets if f"/proc/self/fd/{fd}" in command),
-        )
-        readers.append(threading.Thread(target=show, args=(process,), daemon=True))
-        readers[-1].start()
-        return process
-
-    def show(process: "subprocess.Popen[str]") -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            read_line(line)
-
-    first, *others = (start(command) for command in commands)
-    while first.poll() is None and signals.number is None:
-        for number, other in enumerate(others):
-            if other.poll() is not None:
-                name = shlex.join(commands[number + 1][:3])
-                print(f"{name} ended with status {other.returncode}: it is started again")
-                signals.wait(RESTART_SECONDS)
-                others[number] = start(commands[number + 1])
+    running = [_Kept(command, options, read_line, secrets) for command in commands]
+    first, *others = running
+    problem, looked = None, time.monotonic()
+    while problem is None and first.process.poll() is None and signals.number is None:
+        for other in others:
+            problem = problem or other.start_again()
+        if time.monotonic() > looked + WATCH_SECONDS:
+            looked = time.monotonic()
+            problem = problem or watch()
         time.sleep(SIGNAL_POLL_SECONDS)
     end_processes(options["env"]["FLWR_HOME"])
-    for reader in readers:
-        reader.join(timeout=5)
-    for other in others:
-        other.wait()
-    return first.wait()
+    for one in running:
+        one.reader.join(timeout=5)
+        one.process.wait()
+    if problem is not None:
+        raise RunError(problem)
+    return first.process.returncode
+
+
+class _Kept:
+    """A process that is started, and again when it has ended, and the thread that shows its lines.
+
+    Parameters
+    ----------
+    command, options, read_line, secrets
+        Of ``run_to_end``.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        options: dict[str, Any],
+        read_line: Callable[[str], None],
+        secrets: Sequence[int],
+    ) -> None:
+        self._command = command
+        self._name = shlex.join(command[:3])
+        self._read_line = read_line
+        self._options = options | {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+            "errors": "replace",
+            "start_new_session": True,
+            # Only those that read it: the proxy, which strangers talk to, does not have it.
+            "pass_fds": tuple(fd for fd in secrets if f"/proc/self/fd/{fd}" in command),
+        }
+        self._ended_soon = 0
+        self._was_steady = False
+        self._next: float | None = None  # when it is started again
+        self._start()
+
+    def start_again(self) -> str | None:
+        """Start it again, when the pause after its end has passed; say why it never came up."""
+        now = time.monotonic()
+        if self._next is not None:
+            if now >= self._next:
+                self._start()
+            return None
+        if self.process.poll() is None:
+            return None
+        self.reader.join(timeout=5)  # so that there is one at a time
+        steady = now > self._began + STEADY_SECONDS
+        self._was_steady |= steady
+        self._ended_soon = 1 if steady else self._ended_soon + 1
+        if self._ended_soon >= TRIES and not self._was_steady:
+            return f"{self._name} does not come up: {self._last or 'it says nothing'}"
+        pause = RESTART_SECONDS[min(self._ended_soon, len(RESTART_SECONDS)) - 1]
+        self._next = now + pause
+        status = self.process.returncode
+        print(
+            f"{self._name} ended with status {status}: it is started again in {pause:g} s",
+            flush=True,
+        )
+        return None
+
+    def _start(self) -> None:
+        self._next, self._began, self._last = None, time.monotonic(), ""
+        self.process = subprocess.Popen(self._command, **self._options)
+        self.reader = threading.Thread(target=self._show, args=(self.process,), daemon=True)
+        self.reader.start()
+
+    def _show(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        with process.stdout as output:
+            for line in output:
+                print(line, end="", flush=True)
+                self._last = line.strip() or self._last
+                self._read_line(line)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """The executor that bounds a node's processes, with Flower's own task descriptions."""
 
+import http.server
 import os
 import stat
 import sys
+import threading
 import time
 
 import psutil
@@ -16,8 +18,8 @@ TOKEN = "0123456789abcdef" * 4
 ALL = set(TaskType)
 
 
-def spec(kind=TaskType.CLIENT_APP):
-    return ExecutionSpec(kind, "127.0.0.1:1", TOKEN, True, None, False, None, False, 7)
+def spec(kind=TaskType.CLIENT_APP, address="127.0.0.1:1"):
+    return ExecutionSpec(kind, address, TOKEN, True, None, False, None, False, 7)
 
 
 @pytest.fixture
@@ -99,6 +101,51 @@ def test_a_process_that_hangs_is_ended(program, capfd):
     executor.launch(spec())
     wait_for(lambda: bool(executor.get_eligible_capacity(ALL)[0]))
     assert "task 7 took longer than 0.5 s" in capfd.readouterr().err
+
+
+class Link(http.server.BaseHTTPRequestHandler):
+    """Answers as Flower does whose token counts, or does not."""
+
+    def do_POST(self):
+        self.server.paths.append(self.path)
+        self.send_response(self.server.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def link():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Link) as server:
+        server.status, server.paths = 200, []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_claim_is_kept_while_a_process_starts_and_one_in_vain_is_ended(
+    program, link, monkeypatch, capfd
+):
+    monkeypatch.setattr("plurallm.deploy.claim.LOOK_SECONDS", 0.1)
+    executor = BoundedExecutor(TaskType.CLIENT_APP, 1, None, None)
+    executor.launch(spec(address=f"127.0.0.1:{link.server_port}"))
+    wait_for(lambda: executor.reconcile() or len(link.paths) > 2)
+    assert {path.rpartition("/")[2] for path in link.paths} == {"send-task-heartbeat"}
+    monkeypatch.setattr("plurallm.deploy.claim.START_SECONDS", 0)
+    link.paths.clear()
+    wait_for(lambda: executor.reconcile() or len(link.paths) > 2)
+    assert {path.rpartition("/")[2] for path in link.paths} == {"get-nodes"}  # prolongs nothing
+    link.status = 500
+    link.paths.clear()
+    wait_for(lambda: executor.reconcile() or len(link.paths) > 2)
+    assert not executor.get_eligible_capacity(ALL)[0]  # a fault of the link says nothing
+    link.status = 401
+    wait_for(lambda: bool(executor.get_eligible_capacity(ALL)[0]))
+    assert "task 7 is not waited for any more" in capfd.readouterr().err
 
 
 def test_flower_still_has_what_is_replaced():

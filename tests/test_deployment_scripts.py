@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import certificates
 import node
@@ -232,7 +233,7 @@ def test_a_good_file_is_described(tmp_path, write_survey, capsys) -> None:
     ],
 )
 def test_a_bad_file_ends_the_node_before_it_connects(
-    tmp_path, write_survey, capsys, spoil, said
+    tmp_path, write_survey, capfd, spoil, said
 ) -> None:
     rows = survey_rows("North")
     survey = write_survey(rows)
@@ -243,7 +244,7 @@ def test_a_bad_file_ends_the_node_before_it_connects(
         survey.write_text(survey.read_text().splitlines()[0] + "\n")
     start = [str(tmp_path / "n"), "start", "--survey", str(survey), "--group", "North"]
     assert node.main([*start, "--superlink", "127.0.0.1:9", "--ca", "ca.crt"]) == 2
-    assert said in capsys.readouterr().err
+    assert said in capfd.readouterr().err
     assert not (tmp_path / "n/flower").exists()
 
 
@@ -283,7 +284,7 @@ def test_check_notes_nothing_down(tmp_path, write_survey) -> None:
 @pytest.fixture
 def start(tmp_path, write_survey, monkeypatch):
     """Start a node with a good key and authority, and options instead of the usual ones."""
-    monkeypatch.setattr(node, "run_to_end", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(node, "run_to_end", lambda *_, **__: pytest.fail("started"))
     folder = tmp_path / "node"
     certificates.make_certificates(folder, ["a.example.org"])
     node.make_key(folder)
@@ -414,7 +415,7 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, write_survey, capsys, m
         before = sorted(folder.rglob("*"))
         for script, arguments in starts.items():
             with monkeypatch.context() as patch:
-                patch.setattr(script, "run_to_end", lambda *_: pytest.fail("started"))
+                patch.setattr(script, "run_to_end", lambda *_, **__: pytest.fail("started"))
                 assert script.main([str(folder), *arguments]) == 2
             assert "is in use" in capsys.readouterr().err
         assert sorted(folder.rglob("*")) == before
@@ -510,6 +511,126 @@ def test_ctrl_c_shows_no_traceback_while_torch_is_loaded(tmp_path, write_survey)
         process.send_signal(signal.SIGINT)
         assert process.communicate() == (b"", None)
         assert process.returncode == -signal.SIGINT
+
+
+# Processes that serve another, and what hangs
+
+
+def run_three(tmp_path: Path, *helpers: list[str], watch: str = "lambda: None") -> list[str]:
+    """Run a first process that stays for 60 s, and others beside it; what was said to the end."""
+    script = f"""
+import sys, threading, time
+import processes
+processes.RESTART_SECONDS, processes.WATCH_SECONDS = (0.05,), 0.1
+first = [sys.executable, "-c", "import time; time.sleep(60)"]
+try:
+    processes.run_to_end([first, *{list(helpers)!r}],
+        processes.surroundings(processes.Path(sys.argv[1])), lambda line: None,
+        processes.FirstSignal(), watch={watch})
+except processes.RunError as error:
+    print("ended:", error)
+print(threading.active_count(), "threads")
+"""
+    command = [sys.executable, "-c", script, tmp_path / "flower"]
+    done = subprocess.run(
+        command, cwd=SCRIPTS, capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_proxy_whose_port_is_taken_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    certificates.make_certificates(tmp_path, ["a.example.org"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        files = [
+            word
+            for name in ("certificate", "key", "ca")
+            for word in (f"--{name}", str(tmp_path / FILES[name]))
+        ]
+        where = ["--listen", f"127.0.0.1:{port}", "--superlink", f"127.0.0.1:{port}"]
+        proxy = [sys.executable, "-m", "plurallm.deploy.proxy", *where, *files]
+        said = run_three(tmp_path, proxy)
+    last = said[-2]
+    assert last.startswith("ended: ")
+    assert "plurallm.deploy.proxy does not come up: " in last
+    assert "address already in use" in last
+    assert sum("is started again in" in line for line in said) == 2
+    assert said[-1] == "1 threads"
+
+
+FILES = {"certificate": "server.crt", "key": "server.key", "ca": "ca.crt"}
+
+
+def test_a_process_that_was_steady_is_started_again_however_often_it_ends(tmp_path: Path) -> None:
+    """It is started again 25 times; no thread of an earlier one is left meanwhile."""
+    count = f"""
+from pathlib import Path
+file = Path({str(tmp_path / "count")!r})
+file.write_text(file.read_text() + "x" if file.exists() else "x")
+"""
+    watch = (
+        f"lambda: (setattr(processes, 'STEADY_SECONDS', -1), "
+        f"f'{{threading.active_count()}} while it ran' "
+        f"if len(processes.Path({str(tmp_path / 'count')!r}).read_text()) > 25 else None)[1]"
+    )
+    (tmp_path / "count").write_text("")
+    helper = [sys.executable, "-c", "import time; time.sleep(0.5)\n" + count]
+    said = run_three(tmp_path, helper, watch=watch)
+    assert int(said[-2].split()[1]) <= 3  # its own, one for each process that runs
+    assert said[-1] == "1 threads"
+
+
+def test_what_hangs_ends_with_the_reason(tmp_path: Path) -> None:
+    said = run_three(tmp_path, watch="lambda: 'nothing was answered'")
+    assert said[0] == "ended: nothing was answered"
+    assert with_home(tmp_path / "flower") == []
+
+
+def test_the_nodes_watchdog_knows_what_hangs(tmp_path: Path, monkeypatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(node.time, "monotonic", lambda: now[0])
+    watchdog = node.Watchdog(tmp_path, 500)
+    assert watchdog.look() is None
+    assert not (tmp_path / "online").exists()
+    watchdog.read("INFO :  SuperNode ID: 77")
+    watchdog.read("INFO :  Receiving: train message (ID: ab)")
+    now[0] += 499
+    watchdog.beat.touch()
+    assert watchdog.look() is None
+    assert (tmp_path / "online").exists()
+    now[0] += 2
+    assert watchdog.look() == "a message came 501 s ago, but nothing was answered"
+    watchdog.read("INFO :  Sending: train message (ID: cd)")
+    assert watchdog.look() is None
+    old = time.time() - 2 * node.BEAT_SECONDS
+    watchdog.began = old
+    os.utime(watchdog.beat, (old, old))
+    assert "no sign of life for 600 s" in watchdog.look()
+
+
+def test_after_it_was_killed_a_node_waits_until_the_server_has_noticed(tmp_path, capsys) -> None:
+    class Signals:
+        number = None
+        waited: ClassVar[list[float]] = []
+
+        def wait(self, seconds: float) -> None:
+            self.waited.append(seconds)
+
+    online = tmp_path / "online"
+    for age, due in ((6, 60), (65, 1), (100, None), (-500, None)):
+        online.touch()
+        os.utime(online, (time.time() - age,) * 2)
+        Signals.waited.clear()
+        node.wait_until_given_up(online, Signals())
+        assert not online.exists()
+        assert Signals.waited == ([] if due is None else [pytest.approx(due, abs=0.5)])
+    assert "it was killed 6 s ago: the server gives it up in 60 s" in capsys.readouterr().out
+    watchdog = node.Watchdog(tmp_path, 500)
+    watchdog.read("SuperNode ID: 7")
+    for status, left in ((0, False), (305, False), (-signal.SIGKILL, True)):
+        watchdog.look()
+        watchdog.ended(status)
+        assert online.exists() == left
 
 
 # Submitting

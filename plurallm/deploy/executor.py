@@ -31,6 +31,8 @@ from flwr.supercore.constant import (
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
+from plurallm.deploy.claim import Claim
+
 KILL_SECONDS = 10.0  # between asking a process to end and killing it
 
 
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         "--task-seconds", type=float, default=None, help="a process that takes longer is ended"
     )
     parser.add_argument("superexec", nargs=argparse.REMAINDER, help="after --, for SuperExec")
+    parser.add_argument("--beat", type=Path, help="file, touched whenever Flower has answered")
     options = parser.parse_args(arguments)
     slots = None
     if options.machine_processes is not None:
@@ -59,6 +62,8 @@ def main(arguments: Sequence[str]) -> None:
 
         def AcquireTask(self, *arguments: Any, **named: Any) -> Any:
             answer = super().AcquireTask(*arguments, **named)
+            if options.beat is not None:
+                options.beat.touch()
             if not answer.token:
                 executor.release_slot()
             return answer
@@ -115,6 +120,7 @@ class Slots:
 class _Running:
     process: "subprocess.Popen[bytes]"
     task: int
+    claim: Claim
     began: float
     told: float | None = field(default=None)  # when it was asked to end
 
@@ -184,7 +190,7 @@ class BoundedExecutor:
             for descriptor in held:
                 os.close(descriptor)
             self._slot = None
-        self._running.append(_Running(process, spec.task_id, time.monotonic()))
+        self._running.append(_Running(process, spec.task_id, Claim(spec), time.monotonic()))
         return LaunchResult.accepted()
 
     def release_slot(self) -> None:
@@ -194,23 +200,29 @@ class BoundedExecutor:
             self._slot = None
 
     def reconcile(self) -> None:
-        """Forget processes that have ended, and end those that take too long."""
-        self._running = [one for one in self._running if one.process.poll() is None]
-        now = time.monotonic()
+        """Forget processes that have ended, and end those that take too long or are in vain."""
         for one in self._running:
-            if self._task_seconds is None or now < one.began + self._task_seconds:
-                continue
-            if one.told is None:
+            if one.process.poll() is not None:
+                one.claim.close()
+        self._running = [one for one in self._running if one.process.poll() is None]
+        for one in self._running:
+            if one.told is not None:
+                if time.monotonic() > one.told + KILL_SECONDS:
+                    one.process.kill()
+            elif reason := self._why_end(one):
                 print(
-                    f"task {one.task} took longer than {self._task_seconds:g} s: its process "
-                    f"{one.process.pid} is ended",
+                    f"task {one.task} {reason}: its process {one.process.pid} is ended",
                     file=sys.stderr,
                     flush=True,
                 )
-                one.told = now
+                one.told = time.monotonic()
                 one.process.terminate()
-            elif now > one.told + KILL_SECONDS:
-                one.process.kill()
+
+    def _why_end(self, one: _Running) -> str | None:
+        most = self._task_seconds
+        if most is not None and time.monotonic() > one.began + most:
+            return f"took longer than {most:g} s"
+        return "is not waited for any more" if one.claim.is_lost() else None
 
     def close(self) -> None:
         """End what still runs, and wait for its end."""
@@ -223,6 +235,7 @@ class BoundedExecutor:
             except subprocess.TimeoutExpired:
                 one.process.kill()
                 one.process.wait()
+            one.claim.close()
         self._running.clear()
 
     def _has_slot(self) -> bool:

@@ -7,6 +7,7 @@ from plurallm.strategy.experts import Experts, gather_experts
 from plurallm.strategy.fedavg import GroupFedAvg
 from plurallm.strategy.mean import OrderedMean
 from plurallm.strategy.members import Node, describe, is_deployment, meet_nodes
+from plurallm.strategy.questions import PatientGrid
 from plurallm.strategy.replies import Update
 from plurallm.strategy.report import FederationError, RoundReport
 from plurallm.strategy.roles import assign_roles_of_nodes, extend_roles
@@ -19,6 +20,7 @@ __all__ = [
     "GroupFedAvg",
     "Node",
     "OrderedMean",
+    "PatientGrid",
     "RoundReport",
     "Update",
     "assign_roles_of_nodes",

@@ -17,10 +17,12 @@ from plurallm.strategy.members import (
     is_deployment,
     objection,
 )
+from plurallm.strategy.questions import busy_nodes
 from plurallm.strategy.roles import extend_roles
 
 _ASK_SECONDS = 60.0  # for a new node's groups: the round waits meanwhile
 _ASK_AGAIN_ROUNDS = 5  # a node that was refused may have been mended
+_LONGEST_PAUSE = 10.0  # seconds between two looks for more groups
 
 logger = logging.getLogger("plurallm")
 
@@ -60,6 +62,7 @@ class Attendance:
         self._digest = config_digest
         self._refused: set[int] = set()
         self._there = set(self.nodes)
+        self._busy: set[int] = set()
 
     @property
     def groups_of(self) -> dict[int, tuple[str, ...]]:
@@ -90,12 +93,15 @@ class Attendance:
         self._look(grid, round_number)
         if self._too_few():
             logger.warning("round %d: too few groups are there; waiting for more", round_number)
-        while self._too_few() and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        pause = POLL_SECONDS
+        while self._too_few() and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
             self._look(grid, round_number)
 
     def _look(self, grid: Grid, round_number: int) -> None:
         there = set(grid.get_node_ids())
+        self._busy = busy_nodes(grid)
         for node_id in sorted(set(self.nodes) - there):
             groups = self.nodes.pop(node_id).seen_questions
             self.left |= dict.fromkeys(groups, str(node_id))
@@ -105,7 +111,7 @@ class Attendance:
         if there != self._there:
             self._refused.clear()
         self._there = there
-        new = sorted(there - set(self.nodes) - self._refused)
+        new = sorted(there - set(self.nodes) - self._refused - self._busy)
         for node_id, answer in ask_groups(grid, new, _ASK_SECONDS) if new else ():
             reason = objection(node_id, answer, self.nodes, self._digest)
             if isinstance(answer, Node) and reason is None:
@@ -129,7 +135,8 @@ class Attendance:
             )
 
     def _too_few(self) -> bool:
-        hosted = {group for groups in self.groups_of.values() for group in groups}
+        free = (groups for node, groups in self.groups_of.items() if node not in self._busy)
+        hosted = {group for groups in free for group in groups}
         train = [group for group in self.roles.train if group in hosted]
         least = self._config.federation.min_groups or math.ceil(len(self.roles.train) / 2)
         return len(train) < least

@@ -90,10 +90,10 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
     record = ArrayRecord({name: write_array(array) for name, array in arrays.items()})
     groups = tuple(taken)
     scores: dict[str, GroupScore] = {}
-    unscored = strategy.away(roles.groups)
     messages = strategy.ask(
         f"{MessageType.EVALUATE}.experts", roles.groups, record, {"experts": list(groups)}
     )
+    unscored = strategy.away(roles.groups)
     replies = strategy.grid.send_and_receive(messages, timeout=timeout)
     for members, content in answers(replies, strategy.asked):
         draws = strategy.config.evaluation.draws

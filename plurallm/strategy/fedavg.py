@@ -29,6 +29,7 @@ from plurallm.roles import Roles
 from plurallm.strategy.aggregate import Aggregator
 from plurallm.strategy.attendance import Attendance
 from plurallm.strategy.choose import participants
+from plurallm.strategy.questions import busy_nodes
 from plurallm.strategy.replies import (
     Update,
     answers,
@@ -99,6 +100,7 @@ class GroupFedAvg(FedAvg):
                 f"but only {asked} groups are asked in a round"
             )
         self.asked: dict[int, list[str]] = {}
+        self._busy: set[int] = set()
         self._failed_rounds = 0
         self._global: Arrays = {}
         self._started = 0.0
@@ -171,8 +173,9 @@ class GroupFedAvg(FedAvg):
         if number % self.config.evaluation.every and number != self.config.federation.rounds:
             self.asked = {}
             return []
+        messages = self.ask(MessageType.EVALUATE, self.roles.groups, arrays)
         self.report.unscored |= self.away(self.roles.groups)
-        return self.ask(MessageType.EVALUATE, self.roles.groups, arrays)
+        return messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -222,7 +225,7 @@ class GroupFedAvg(FedAvg):
         message_type : str
             Which of the ClientApp's functions answers.
         groups : iterable of str
-            For whom; groups that no node hosts are left out.
+            For whom; groups that no node hosts, or one with a question to answer, are left out.
         arrays : ArrayRecord
             Weights.
         more : mapping, optional
@@ -230,9 +233,11 @@ class GroupFedAvg(FedAvg):
         """
         wanted = set(groups)
         self._started = time.monotonic()
+        self._busy = set() if self.grid is None else busy_nodes(self.grid)
         asked = {
             node: [group for group in hosted if group in wanted]
             for node, hosted in self.groups_of.items()
+            if node not in self._busy
         }
         # In the order of the roles, so that an engine that answers in order needs no buffer.
         rank = {group: position for position, group in enumerate(self.roles.groups)}
@@ -280,9 +285,14 @@ class GroupFedAvg(FedAvg):
                 yield from read_updates(content, groups, self._global, bound, fair)
 
     def away(self, groups: Iterable[str]) -> dict[str, str]:
-        """Of some groups, those whose node is not there, with that as the reason."""
-        hosted = {group for groups in self.groups_of.values() for group in groups}
-        return {group: "its node is away" for group in groups if group not in hosted}
+        """Of some groups, those whose node was not asked, with the reason."""
+        node_of = {group: node for node, hosted in self.groups_of.items() for group in hosted}
+        reasons_of = dict.fromkeys(self._busy, "its node has an earlier question to answer")
+        return {
+            group: reasons_of[node_of[group]] if group in node_of else "its node is away"
+            for group in groups
+            if group not in node_of or node_of[group] in reasons_of
+        }
 
     def _has_failed(self) -> bool:
         answered, asked = len(self.report.losses), len(self._participants())

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from plurallm.config import Config, ConfigError
 from plurallm.registration import audit, unbound
 from plurallm.roles import is_listed
+from plurallm.strategy.questions import busy_nodes
 from plurallm.strategy.replies import error_reason
 from plurallm.strategy.report import FederationError, reasons
 from plurallm.strategy.values import is_between, is_count, one_line, or_reason
@@ -105,8 +106,9 @@ def meet_nodes(grid: Grid, config: Config, config_digest: str) -> dict[int, Node
             if _enough(nodes, config):
                 break
             raise FederationError(_missing(nodes, refused, config))
+        known = nodes.keys() | busy_nodes(grid)
         there = grid.get_node_ids()
-        new = [node for node in there if node not in nodes and f"node {node}" not in refused]
+        new = [node for node in there if node not in known and f"node {node}" not in refused]
         if not new:
             time.sleep(POLL_SECONDS)
             continue
