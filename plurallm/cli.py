@@ -14,17 +14,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.logging import RichHandler
 
-from plurallm.config import (
-    ConfigError,
-    ExportConfig,
-    ServeConfig,
-    WandbTracking,
-    absolute_overrides,
-    config_directory,
-    hydra_quote,
-    load_config,
-    load_tool_config,
-)
+from plurallm.config.compose import load_config, load_tool_config
+from plurallm.config.error import ConfigError
+from plurallm.config.overrides import absolute_overrides, config_directory, hydra_quote
+from plurallm.config.schema import WandbTracking
+from plurallm.config.services import ExportConfig, ServeConfig
 
 USAGE = """usage: plurallm VERB [overrides]
 
@@ -76,8 +70,8 @@ def main() -> None:
 
 def train(overrides: Sequence[str]) -> None:
     """Train in this process and print the result."""
-    from plurallm.report import print_result
-    from plurallm.simulation import run_in_process
+    from plurallm.federate.in_process import run_in_process
+    from plurallm.results.report.tables import print_result
 
     config = load_config(overrides, None)
     folder = config.resume or config.output_dir
@@ -96,11 +90,15 @@ def train(overrides: Sequence[str]) -> None:
 
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
-    from plurallm.compare import ArmsFailedError, run_comparison, tables_config
-    from plurallm.report.export import tidy
-    from plurallm.report.figures import pictures
-    from plurallm.report.folder import report_folder
-    from plurallm.tracking import log_tables
+    from plurallm.record.wandb_tracker import log_tables
+    from plurallm.results.compare.run_comparison import (
+        ArmsFailedError,
+        run_comparison,
+        tables_config,
+    )
+    from plurallm.results.report.csv_export import tidy
+    from plurallm.results.report.figures import pictures
+    from plurallm.results.report.report_folder import report_folder
 
     config = load_config(overrides, None)
     if config.resume is not None:
@@ -127,7 +125,7 @@ def compare(overrides: Sequence[str]) -> None:
 
 def report(overrides: Sequence[str]) -> None:
     """Print the tables of a run or a comparison, and write its report."""
-    from plurallm.report.folder import report_folder
+    from plurallm.results.report.report_folder import report_folder
 
     folder = load_config(overrides, None).output_dir
     if folder is None or len(overrides) != 1:
@@ -138,9 +136,10 @@ def report(overrides: Sequence[str]) -> None:
 
 def embed(overrides: Sequence[str]) -> None:
     """Make the embedding table of a survey, and print its size and speed."""
-    from plurallm.config import cache_directory
-    from plurallm.embedding import distinct_pairs, table_path
-    from plurallm.tasks import load_survey, survey_table
+    from plurallm.config.directories import cache_directory
+    from plurallm.data.embedding.pairs import distinct_pairs
+    from plurallm.data.embedding.table import table_path
+    from plurallm.data.tasks import load_survey, survey_table
 
     config = load_config(overrides, None)
     survey = load_survey(config.data)
@@ -161,8 +160,8 @@ def embed(overrides: Sequence[str]) -> None:
 
 def check_data(overrides: Sequence[str]) -> None:
     """Say what is in a survey file."""
-    from plurallm.inspection import print_inspection
-    from plurallm.report import wide_console
+    from plurallm.data.inspection import print_inspection
+    from plurallm.results.report.tables import wide_console
 
     print_inspection(load_config(overrides, None), wide_console())
 
@@ -179,7 +178,7 @@ def export(overrides: Sequence[str]) -> None:
 
 def serve(overrides: Sequence[str]) -> None:
     """Answer HTTP requests with a reward bundle until SIGINT or SIGTERM."""
-    from plurallm.serving import run_server
+    from plurallm.reward.http.server import run_server
 
     run_server(load_tool_config("serve", overrides, ServeConfig))
 

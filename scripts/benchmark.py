@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from plurallm.config import hydra_quote
+from plurallm.config.overrides import hydra_quote
 
 MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "loading": loading,

@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from plurallm.config import TableEmbedding
-from plurallm.embedding import Pair, question_pairs, write_vectors
-from plurallm.survey import Question
+from plurallm.config.learning import TableEmbedding
+from plurallm.data.embedding.lookup import write_vectors
+from plurallm.data.embedding.pairs import Pair, question_pairs
+from plurallm.data.survey import Question
 
 # What pandas writes for a table, by version of pandas and numpy.
 KNOWN = {

@@ -27,10 +27,10 @@ from typing import Self
 from processes import REPOSITORY, end_processes, exit_on_signals, free_port
 from separate_hosts import Host, separate_hosts
 
-from plurallm.config import load_config
-from plurallm.simulation import run_in_process
-from plurallm.survey import Survey
-from plurallm.tasks import load_survey
+from plurallm.config.compose import load_config
+from plurallm.data.survey import Survey
+from plurallm.data.tasks import load_survey
+from plurallm.federate.in_process import run_in_process
 
 SCRIPTS = REPOSITORY / "scripts"
 START_SECONDS = 600.0  # seconds on an idle machine, minutes on one with much else to do

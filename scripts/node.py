@@ -199,11 +199,13 @@ def checked(config_of_node: Mapping[str, object]) -> int:
 def check(config_of_node: Mapping[str, object]) -> None:
     """Read the survey and say what is there; raise what is wrong, or not to be had."""
     # Loads torch, which nothing else here needs.
-    from plurallm.config import RespondentPrivacy, load_config
-    from plurallm.device import choose_device
-    from plurallm.node import node_settings, own_config, own_survey
-    from plurallm.privacy import check_counts
-    from plurallm.roles import count_seen, questions_needed
+    from plurallm.config.compose import load_config
+    from plurallm.config.device import choose_device
+    from plurallm.config.protection import RespondentPrivacy
+    from plurallm.data.roles import count_seen, questions_needed
+    from plurallm.federate.node.permission import own_config, own_survey
+    from plurallm.federate.node.settings import node_settings
+    from plurallm.federate.privacy.respondent import check_counts
 
     settings = node_settings(config_of_node)
     assert settings is not None

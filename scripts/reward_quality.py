@@ -26,15 +26,17 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from plurallm.baselines import ORACLES, baseline_predictors
-from plurallm.config import ExportConfig, hydra_quote, load_tool_config, typed_config
-from plurallm.evaluation import Predictor, ScoredDraw, predict_draws
-from plurallm.preferences import Preferences
+from plurallm.config.compose import load_tool_config, typed_config
+from plurallm.config.overrides import hydra_quote
+from plurallm.config.services import ExportConfig
+from plurallm.data.preferences import Preferences
+from plurallm.data.roles import assign_roles, count_seen
+from plurallm.data.survey import Survey
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.evaluate.baselines.scoring import ORACLES, baseline_predictors
+from plurallm.evaluate.scores import Predictor, ScoredDraw, predict_draws
 from plurallm.reward import PreferenceRewardModel, Query, survey_context
 from plurallm.reward.export import export_bundle
-from plurallm.roles import assign_roles, count_seen
-from plurallm.survey import Survey
-from plurallm.tasks import group_tasks, load_survey, survey_table
 
 CELLS = ("seen questions", "unseen questions")
 _NAMES = {1e-9: "all pairs", 0.1: "10 points apart"}

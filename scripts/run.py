@@ -37,11 +37,14 @@ from processes import (
 )
 
 from plurallm.cli import new_run_folder
-from plurallm.config import Config, absolute_overrides, hydra_quote, load_config
-from plurallm.report import print_result
-from plurallm.server_app import checkpoint_to_resume
-from plurallm.tasks import load_survey, plan_nodes, survey_table
-from plurallm.tracking import ProgressTracker, check_unlocked
+from plurallm.config.compose import load_config
+from plurallm.config.overrides import absolute_overrides, hydra_quote
+from plurallm.config.schema import Config
+from plurallm.data.tasks import load_survey, plan_nodes, survey_table
+from plurallm.federate.server_app import checkpoint_to_resume
+from plurallm.record.lock import check_unlocked
+from plurallm.record.progress import ProgressTracker
+from plurallm.results.report.tables import print_result
 
 
 def main(typed: Sequence[str]) -> int:

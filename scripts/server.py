@@ -22,7 +22,14 @@ from processes import (
     surroundings,
 )
 
-from plurallm.registration import FOLDER, RegistrationError, audit, bind, told_groups, unbind
+from plurallm.federate.registration import (
+    FOLDER,
+    RegistrationError,
+    audit,
+    bind,
+    told_groups,
+    unbind,
+)
 
 CONNECTION = "server"
 """How Flower's commands call the connection to the server."""

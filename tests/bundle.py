@@ -4,9 +4,10 @@ from pathlib import Path
 
 from tiny import TINY
 
-from plurallm.config import ExportConfig, load_tool_config
+from plurallm.config.compose import load_tool_config
+from plurallm.config.services import ExportConfig
+from plurallm.federate.in_process import run_in_process
 from plurallm.reward.export import export_bundle
-from plurallm.simulation import run_in_process
 
 GROUPS = ("Avaria", "Belora")
 """Groups that release their context: one held out, one trained."""

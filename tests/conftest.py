@@ -13,8 +13,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from plurallm.config import Config, load_config
-from plurallm.survey import Answers, Question, Survey
+from plurallm.config.compose import load_config
+from plurallm.config.schema import Config
+from plurallm.data.survey import Answers, Question, Survey
 
 # A loaded machine is no defect.
 settings.register_profile("plurallm", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plurallm.config import ModelConfig
-from plurallm.divergence import SQRT_LN2, jensen_shannon_distance
-from plurallm.mixing import FOLDS, PENALTY, PENALTY_DECADES
-from plurallm.model import PreferenceTransformer
-from plurallm.preferences import Preferences, split_context
-from plurallm.randomness import generator
+from plurallm.config.learning import ModelConfig
+from plurallm.config.randomness import generator
+from plurallm.data.preferences import Preferences, split_context
+from plurallm.learn.divergence import SQRT_LN2, jensen_shannon_distance
+from plurallm.learn.mixing import FOLDS, PENALTY, PENALTY_DECADES
+from plurallm.learn.transformer import PreferenceTransformer
 
 
 class PlainTransformer(nn.Module):

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from tiny import TINY
 
-from plurallm.attack import poison_task, poison_updates
-from plurallm.config import load_config
-from plurallm.tasks import group_tasks, load_survey
+from plurallm.config.compose import load_config
+from plurallm.data.tasks import group_tasks, load_survey
+from plurallm.federate.poisoning import poison_task, poison_updates
 
 
 def test_only_attackers_multiply_their_update():

@@ -11,22 +11,21 @@ from measures.bench import peak_memory
 from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import normalize
 
-from plurallm.baselines import (
+from plurallm.config.compose import load_config
+from plurallm.config.schema import Config
+from plurallm.data.preferences import Preferences
+from plurallm.data.roles import Roles, is_unseen
+from plurallm.data.survey import Survey
+from plurallm.data.tasks import GroupTask, group_tasks
+from plurallm.evaluate.baselines.neighbours import neighbours
+from plurallm.evaluate.baselines.plain import context_mean, uniform
+from plurallm.evaluate.baselines.pooled_answers import (
     answer_pool,
-    baseline_predictors,
-    context_mean,
     mixture,
-    neighbours,
-    score_baselines,
     training_mean,
     unanswered_pairs,
-    uniform,
 )
-from plurallm.config import Config, load_config
-from plurallm.preferences import Preferences
-from plurallm.roles import Roles, is_unseen
-from plurallm.survey import Survey
-from plurallm.tasks import GroupTask, group_tasks
+from plurallm.evaluate.baselines.scoring import baseline_predictors, score_baselines
 
 MakeSurvey = Callable[..., Survey]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from plurallm.checkpoint import (
+from plurallm.record.checkpoint import (
     Arrays,
     Checkpoint,
     load_checkpoint,

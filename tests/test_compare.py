@@ -10,24 +10,22 @@ import pytest
 import torch
 from tiny import TINY
 
-from plurallm.baselines import simplex_weights
-from plurallm.compare import (
-    ArmsFailedError,
-    comparison_results,
-    convergence,
-    over_seeds,
-    read_arm,
-    run_comparison,
-    verdicts,
-)
-from plurallm.compare.central import Pooled
-from plurallm.compare.experts import mix_experts
-from plurallm.compare.pairs import Pairs, read_pairs
-from plurallm.compare.scores import answered_cells, question_fairness
-from plurallm.compare.survey import local_survey
-from plurallm.config import Config, ConfigError, load_config
-from plurallm.preferences import Preferences
-from plurallm.training import train_group
+from plurallm.config.compose import load_config
+from plurallm.config.error import ConfigError
+from plurallm.config.schema import Config
+from plurallm.data.preferences import Preferences
+from plurallm.evaluate.baselines.pooled_answers import simplex_weights
+from plurallm.learn.local import train_group
+from plurallm.results.compare.arms import read_arm
+from plurallm.results.compare.centralized_arm import Pooled
+from plurallm.results.compare.convergence import convergence
+from plurallm.results.compare.experts_arm import mix_experts
+from plurallm.results.compare.over_seeds import answered_cells, over_seeds, question_fairness
+from plurallm.results.compare.paired import Pairs, read_pairs
+from plurallm.results.compare.run_comparison import ArmsFailedError, run_comparison
+from plurallm.results.compare.summary import comparison_results
+from plurallm.results.compare.verdicts import verdicts
+from plurallm.study import local_survey
 
 HELD_OUT = "held_out_groups.seen_questions"
 ARMS = "federated,pooled_steps,pooled_rounds,local,experts,paper,uniform,mean,mixture,neighbours"

@@ -24,23 +24,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from plurallm.config import (
-    Config,
-    ConfigError,
-    FileData,
-    GaussianTraining,
-    SyntheticData,
-    WandbTracking,
+from plurallm.config.compose import load_config, typed_config
+from plurallm.config.digest import changed_on_resume, config_dict
+from plurallm.config.error import ConfigError
+from plurallm.config.learning import GaussianTraining
+from plurallm.config.overrides import (
     absolute_overrides,
-    changed_on_resume,
-    config_dict,
     config_directory,
     hydra_quote,
-    load_config,
     split_overrides,
-    typed_config,
 )
-from plurallm.tracking import RunFolder
+from plurallm.config.schema import Config, WandbTracking
+from plurallm.config.surveys import FileData, SyntheticData
+from plurallm.record.run_folder import RunFolder
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -560,7 +556,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from plurallm.config import config_directory, load_config
+from plurallm.config.overrides import config_directory
+from plurallm.config.compose import load_config
 
 @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def main(config):
@@ -588,7 +585,8 @@ def test_composing_in_threads_of_a_running_application(tmp_path: Path) -> None:
 
 
 FIND = """
-from plurallm.config import config_directory, load_config
+from plurallm.config.overrides import config_directory
+from plurallm.config.compose import load_config
 print(config_directory(), load_config(["experiment=paper"], None).training.loss)
 """
 

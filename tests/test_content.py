@@ -18,18 +18,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_embedding_fingerprint import date_back, make_model
 
-from plurallm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from plurallm.client_app import app as client_app
-from plurallm.compare import comparison_results, run_comparison
-from plurallm.config import ConfigError, ExportConfig, load_tool_config
-from plurallm.embedding.models import release_models
-from plurallm.node import RefusalError, check_unchanged, memory
+from plurallm.config.compose import load_tool_config
+from plurallm.config.error import ConfigError
+from plurallm.config.services import ExportConfig
+from plurallm.data.embedding.models import release_models
+from plurallm.data.reading import read_survey
+from plurallm.federate.client_app import app as client_app
+from plurallm.federate.in_process import InProcessGrid, run_in_process
+from plurallm.federate.node import memory
+from plurallm.federate.node.memory import check_unchanged
+from plurallm.federate.node.permission import RefusalError
+from plurallm.federate.round_report import FederationError
+from plurallm.federate.server_app import app as server_app
+from plurallm.record.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from plurallm.results.compare.run_comparison import run_comparison
+from plurallm.results.compare.summary import comparison_results
 from plurallm.reward import PreferenceRewardModel
 from plurallm.reward.export import export_bundle
-from plurallm.server_app import app as server_app
-from plurallm.simulation import InProcessGrid, run_in_process
-from plurallm.strategy import FederationError
-from plurallm.survey import read_survey
 
 GROUPS = ("North", "East", "South", "West")
 MODEL = [override for override in tiny.TINY if not override.startswith("data.")]

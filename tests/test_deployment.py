@@ -17,23 +17,24 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
-from plurallm import registration
-from plurallm.checkpoint import load_checkpoint
-from plurallm.client_app import app as client_app
-from plurallm.config import ConfigError, config_digest, config_directory, load_config
-from plurallm.local_data import local_data
-from plurallm.node import ALLOWED, LARGEST, RefusalError, check_overrides, node_settings
-from plurallm.report import notes
-from plurallm.roles import Roles
-from plurallm.server_app import app as server_app
-from plurallm.simulation import InProcessGrid, run_in_process
-from plurallm.strategy import (
-    Attendance,
-    FederationError,
-    assign_roles_of_nodes,
-    extend_roles,
-    meet_nodes,
-)
+from plurallm.config.compose import load_config
+from plurallm.config.digest import config_digest
+from plurallm.config.error import ConfigError
+from plurallm.config.overrides import config_directory
+from plurallm.data.roles import Roles
+from plurallm.federate import registration
+from plurallm.federate.attendance import Attendance
+from plurallm.federate.client_app import app as client_app
+from plurallm.federate.in_process import InProcessGrid, run_in_process
+from plurallm.federate.local_data import local_data
+from plurallm.federate.members import meet_nodes
+from plurallm.federate.node.permission import ALLOWED, LARGEST, RefusalError, check_overrides
+from plurallm.federate.node.settings import node_settings
+from plurallm.federate.node_roles import assign_roles_of_nodes, extend_roles
+from plurallm.federate.round_report import FederationError
+from plurallm.federate.server_app import app as server_app
+from plurallm.record.checkpoint import load_checkpoint
+from plurallm.results.report.tables import notes
 
 QUESTIONS = 40
 GROUPS = ("North", "South", "East", "West, far")

@@ -20,7 +20,7 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from local_deployment import SMALL, LocalDeployment, write_surveys
 from processes import free_port
 
-from plurallm.simulation import run_in_process
+from plurallm.federate.in_process import run_in_process
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from processes import ask, surroundings
 from safetensors.numpy import load_file
 
 from plurallm.cli import export
-from plurallm.client_app import app as client_app
+from plurallm.federate.client_app import app as client_app
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def in_process(deployment, folder, absent, *more, fourth=4):
     from flwr.app import Context, RecordDict
     from test_deployment import Presence
 
-    from plurallm.server_app import app as server_app
+    from plurallm.federate.server_app import app as server_app
 
     groups = list(deployment.files)
     rounds_of = {
@@ -455,7 +455,7 @@ def test_nodes_run_their_own_code_and_one_that_sends_nan_is_left_out(deployment,
     """The run brings a spoiled ClientApp: only a node that is not pinned runs it."""
     begin = time.monotonic()
     app = copy_of_app(tmp_path)
-    client = app / "plurallm/client_app.py"
+    client = app / "plurallm/federate/client_app.py"
     mark = "    # One array after the other"
     text = client.read_text()
     assert text.count(mark) == 1

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
-from plurallm import tracking
-from plurallm.node import node_settings
+from plurallm.federate.node.settings import node_settings
+from plurallm.record import lock
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -364,8 +364,8 @@ def test_flower_hands_hostile_settings_to_the_app_unchanged(tmp_path: Path) -> N
 
 def test_the_pinned_client_imports_nothing_of_what_a_run_brings(tmp_path: Path) -> None:
     brought = tmp_path / "apps" / "plurallm"
-    (brought / "plurallm").mkdir(parents=True)
-    (brought / "plurallm/client_app.py").write_text("raise SystemExit('the run's code ran')")
+    (brought / "plurallm/federate").mkdir(parents=True)
+    (brought / "plurallm/federate/client_app.py").write_text("raise SystemExit('its code ran')")
     (brought / "sklearn.py").write_text("raise SystemExit('the run's code ran')")
     (brought / "surely_no_module.py").write_text("")
     script = f"""
@@ -377,8 +377,8 @@ except SystemExit as end:
     assert end.code in (None, 0), end
 sys.path.insert(0, {str(brought)!r})  # as Flower does
 import sklearn
-import plurallm.client_app
-assert {str(brought)!r} not in sklearn.__file__ + plurallm.client_app.__file__
+import plurallm.federate.client_app
+assert {str(brought)!r} not in sklearn.__file__ + plurallm.federate.client_app.__file__
 try:
     import surely_no_module
 except ImportError:
@@ -655,20 +655,20 @@ def test_what_cannot_be_submitted_is_refused_at_once(tmp_path: Path, capsys) -> 
     assert "roundz" in entries[0]["why"]
 
 
-@pytest.mark.parametrize("kept", [tracking.SUBMITTED, tracking.WRITING])
+@pytest.mark.parametrize("kept", [lock.SUBMITTED, lock.WRITING])
 def test_a_run_is_submitted_once_at_a_time(tmp_path: Path, monkeypatch, capsys, kept) -> None:
     (tmp_path / "flower").mkdir()
     (tmp_path / "flower/config.toml").write_text("")
     asked = [str(tmp_path), "federation.nodes=1", f"output_dir={tmp_path / 'run'}"]
     monkeypatch.setattr(submit, "run_on_server", lambda *_: pytest.fail("submitted"))
-    with tracking.lock_run(tmp_path / "run", kept):
+    with lock.lock_run(tmp_path / "run", kept):
         assert submit.main(asked) == 2
     assert f"still goes on (process {os.getpid()} on " in capsys.readouterr().err
 
     def submitted(*_: object) -> None:
         with (
             pytest.raises(FileExistsError),
-            tracking.lock_run(tmp_path / "run", tracking.SUBMITTED),
+            lock.lock_run(tmp_path / "run", lock.SUBMITTED),
         ):
             pass
         sys.exit(3)

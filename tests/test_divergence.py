@@ -16,7 +16,7 @@ from scipy.stats import entropy
 from scipy.stats import wasserstein_distance as scipy_wasserstein
 from torch import Tensor
 
-from plurallm.divergence import (
+from plurallm.learn.divergence import (
     SQRT_LN2,
     cross_entropy,
     gaussian_nll,

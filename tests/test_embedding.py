@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from plurallm.config import HashingEmbedding
-from plurallm.embedding import distinct_pairs, embedding_table, hash_texts
-from plurallm.survey import Question, Survey
+from plurallm.config.learning import HashingEmbedding
+from plurallm.data.embedding.hashing import hash_texts
+from plurallm.data.embedding.pairs import distinct_pairs
+from plurallm.data.embedding.table import embedding_table
+from plurallm.data.survey import Question, Survey
 
 HASHING = HashingEmbedding("hashing", 512)
 PAIRS = [
@@ -201,8 +203,8 @@ OTHER_PROCESS = """
 import logging, sys, time
 from pathlib import Path
 import sklearn.feature_extraction.text
-from plurallm.config import HashingEmbedding
-from plurallm.embedding import embedding_table
+from plurallm.config.learning import HashingEmbedding
+from plurallm.data.embedding.table import embedding_table
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 folder = Path(sys.argv[1])
 pairs = [(f"Question number {n} of many?", f"Answer {n}") for n in range(4000)]

@@ -24,11 +24,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plurallm.config import CausalLMEmbedding
-from plurallm.embedding import batches, embed_pairs, embedding_table, question_pairs
-from plurallm.embedding.causal_lm import mean_over_tokens
-from plurallm.embedding.prompts import prompt_text
-from plurallm.survey import Question
+from plurallm.config.learning import CausalLMEmbedding
+from plurallm.data.embedding import batches
+from plurallm.data.embedding.causal_lm import mean_over_tokens
+from plurallm.data.embedding.pairs import question_pairs
+from plurallm.data.embedding.prompts import prompt_text
+from plurallm.data.embedding.table import embed_pairs, embedding_table
+from plurallm.data.survey import Question
 
 QUESTIONS = (
     Question("1", "Do you support a tax on fuel?", ("Strongly support", "Oppose", "Don't know")),
@@ -274,7 +276,7 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
 
         return counted
 
-    where = "plurallm.embedding.causal_lm.mean_over_tokens"
+    where = "plurallm.data.embedding.causal_lm.mean_over_tokens"
     cache = tmp_path / "cache"
     for count in (3, 5):  # interrupted twice, the second time after two more batches
         monkeypatch.setattr(where, stop_after(count))

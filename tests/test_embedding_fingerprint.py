@@ -14,11 +14,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plurallm.config import SentenceTransformerEmbedding, TableEmbedding
-from plurallm.embedding import embed_pairs, embedding_table, table_path, write_vectors
-from plurallm.embedding import fingerprint as fingerprints
-from plurallm.embedding.fingerprint import embedder_fingerprint, model_files
-from plurallm.embedding.models import release_models
+from plurallm.config.learning import SentenceTransformerEmbedding, TableEmbedding
+from plurallm.data.embedding import fingerprint as fingerprints
+from plurallm.data.embedding.fingerprint import embedder_fingerprint, model_files
+from plurallm.data.embedding.lookup import write_vectors
+from plurallm.data.embedding.models import release_models
+from plurallm.data.embedding.table import embed_pairs, embedding_table, table_path
 
 PAIRS = [("should the town spend on roads", "yes"), ("should the town spend on parks", "no")]
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from plurallm.config import MiniLMEmbedding, SentenceTransformerEmbedding
-from plurallm.embedding import embed_pairs, embedding_table
-from plurallm.embedding.models import minilm_folder
+from plurallm.config.learning import MiniLMEmbedding, SentenceTransformerEmbedding
+from plurallm.data.embedding.models import minilm_folder
+from plurallm.data.embedding.table import embed_pairs, embedding_table
 
 MINILM = MiniLMEmbedding("minilm", "joint", 64, None)
 PAIRS = [

@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plurallm.config import TableEmbedding, load_config
-from plurallm.embedding import distinct_pairs, embed_pairs, embedding_table, write_vectors
-from plurallm.survey import Question, Survey
-from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.config.compose import load_config
+from plurallm.config.learning import TableEmbedding
+from plurallm.data.embedding.lookup import write_vectors
+from plurallm.data.embedding.pairs import distinct_pairs
+from plurallm.data.embedding.table import embed_pairs, embedding_table
+from plurallm.data.survey import Question, Survey
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
 
 PROJECT = Path(__file__).resolve().parent.parent
 PICKLES = sorted((PROJECT / "tests" / "pickles").glob("*.pkl"))

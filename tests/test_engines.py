@@ -11,8 +11,8 @@ import pytest
 import tiny
 from run import plan_resources
 
-from plurallm.config import load_config
-from plurallm.simulation import run_in_process
+from plurallm.config.compose import load_config
+from plurallm.federate.in_process import run_in_process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = [
@@ -67,7 +67,7 @@ def spoiled_checkout(tmp_path, in_training):
     for name in ("plurallm", "conf", "scripts"):
         shutil.copytree(REPOSITORY / name, checkout / name)
     shutil.copy2(REPOSITORY / "pyproject.toml", checkout)
-    client = checkout / "plurallm/client_app.py"
+    client = checkout / "plurallm/federate/client_app.py"
     mark = '    run = str(message.content["config"]["run"])\n'
     text = client.read_text()
     assert text.count(mark) == 1

@@ -8,10 +8,12 @@ import torch
 from reference import PlainTransformer, evaluate_by_question, wasserstein
 from tiny import TINY
 
-from plurallm.baselines import uniform
-from plurallm.config import load_config
-from plurallm.divergence import SQRT_LN2
-from plurallm.evaluation import (
+from plurallm.config.compose import load_config
+from plurallm.config.randomness import generator
+from plurallm.data.preferences import split_context
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.evaluate.baselines.plain import uniform
+from plurallm.evaluate.scores import (
     GroupScore,
     fairness,
     model_predictor,
@@ -19,10 +21,8 @@ from plurallm.evaluation import (
     score_group,
     summarize,
 )
-from plurallm.model import PreferenceTransformer
-from plurallm.preferences import split_context
-from plurallm.randomness import generator
-from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.learn.divergence import SQRT_LN2
+from plurallm.learn.transformer import PreferenceTransformer
 
 
 @pytest.fixture

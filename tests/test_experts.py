@@ -9,16 +9,17 @@ from reference import mix_by_hand
 from safetensors.torch import load_file
 from tiny import TINY
 
-from plurallm.baselines import uniform
-from plurallm.config import ConfigError, load_config
-from plurallm.evaluation import model_predictor, score_group
-from plurallm.experts import expert_predictors, mix_predictors
-from plurallm.model import PreferenceTransformer
-from plurallm.preferences import split_context
-from plurallm.randomness import generator
-from plurallm.roles import assign_roles, count_seen
-from plurallm.simulation import run_in_process
-from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.config.compose import load_config
+from plurallm.config.error import ConfigError
+from plurallm.config.randomness import generator
+from plurallm.data.preferences import split_context
+from plurallm.data.roles import assign_roles, count_seen
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.evaluate.baselines.plain import uniform
+from plurallm.evaluate.experts import expert_predictors, mix_predictors
+from plurallm.evaluate.scores import model_predictor, score_group
+from plurallm.federate.in_process import run_in_process
+from plurallm.learn.transformer import PreferenceTransformer
 
 EXPERTS = ["personal=experts", "personal.steps=20"]
 

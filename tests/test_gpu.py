@@ -6,10 +6,12 @@ import pytest
 import torch
 from tiny import TINY
 
-from plurallm.config import load_config
-from plurallm.model import PreferenceTransformer
-from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training import Proximal, train_group, train_groups_together
+from plurallm.config.compose import load_config
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.learn.batched import train_groups_together
+from plurallm.learn.local import train_group
+from plurallm.learn.proximal import Proximal
+from plurallm.learn.transformer import PreferenceTransformer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -26,7 +28,7 @@ def start(tmp_path, *overrides):
 @pytest.fixture(params=[128, 8])
 def _several_shapes(request, monkeypatch):
     """Pad to multiples of 8, too: then episodes this small have several shapes."""
-    monkeypatch.setattr("plurallm.training.together.MULTIPLE", request.param)
+    monkeypatch.setattr("plurallm.learn.batched.MULTIPLE", request.param)
 
 
 @pytest.mark.usefixtures("_several_shapes")

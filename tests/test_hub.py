@@ -15,13 +15,14 @@ Is it good?,"defaultdict(<class 'list'>, {'Chad': [0.25, 0.75]})","['Yes', 'No']
 """
 FILE = "/datasets/Anthropic/llm_global_opinions/resolve/main/data/global_opinions.csv"
 DOWNLOAD = """
-from plurallm.survey import download_globalopinionqa, read_survey
+from plurallm.data.hub import download_globalopinionqa
+from plurallm.data.reading import read_survey
 survey = read_survey(download_globalopinionqa(), "globalopinionqa")
 print(survey.source, survey.answers["Chad"].share_QO.tolist())
 """
 LOAD = """
-from plurallm.config import load_config
-from plurallm.tasks import load_survey
+from plurallm.config.compose import load_config
+from plurallm.data.tasks import load_survey
 try:
     load_survey(load_config(["data=globalopinionqa"], None).data)
 except ValueError as error:

@@ -18,21 +18,20 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_content import RUN, make_rows, rewrite_checkpoint, stopped
 
-from plurallm.config import Config, ConfigError, load_config
-from plurallm.evaluation import GroupScore, predict_draws, score_group, summarize
-from plurallm.inspection import print_inspection
-from plurallm.report import notes
-from plurallm.roles import (
-    parentheses_joins,
-    population,
-    survey_roles,
-    which_unseen,
-)
-from plurallm.simulation import run_in_process
-from plurallm.strategy import extend_roles
-from plurallm.survey import Question, SurveyError, normal_form, read_survey
-from plurallm.survey.identity import label
-from plurallm.tasks import group_tasks, load_survey, near_copies, survey_table
+from plurallm.config.compose import load_config
+from plurallm.config.error import ConfigError
+from plurallm.config.schema import Config
+from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.identity import label, normal_form
+from plurallm.data.inspection import print_inspection
+from plurallm.data.reading import read_survey
+from plurallm.data.roles import parentheses_joins, population, survey_roles, which_unseen
+from plurallm.data.survey import Question
+from plurallm.data.tasks import group_tasks, load_survey, near_copies, survey_table
+from plurallm.evaluate.scores import GroupScore, predict_draws, score_group, summarize
+from plurallm.federate.in_process import run_in_process
+from plurallm.federate.node_roles import extend_roles
+from plurallm.results.report.tables import notes
 
 Write = Callable[..., Path]
 

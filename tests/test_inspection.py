@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from plurallm.config import Config, load_config
-from plurallm.inspection import expected_roles, overlap, print_inspection
-from plurallm.survey import Survey, SurveyError
-from plurallm.synthetic import generate_survey
+from plurallm.config.compose import load_config
+from plurallm.config.schema import Config
+from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.inspection import expected_roles, overlap, print_inspection
+from plurallm.data.survey import Survey
+from plurallm.data.synthetic import generate_survey
 
 Write = Callable[..., Path]
 

@@ -24,7 +24,8 @@ from flwr.common.config import parse_config_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plurallm.config import hydra_quote, load_config, split_overrides
+from plurallm.config.compose import load_config
+from plurallm.config.overrides import hydra_quote, split_overrides
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY = (

@@ -5,9 +5,9 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import scaled_dot_product_attention
 
-from plurallm.config import ModelConfig
-from plurallm.layers import LayerNorm, Linear, linear, plain_attention
-from plurallm.model import PreferenceTransformer
+from plurallm.config.learning import ModelConfig
+from plurallm.learn.layers import LayerNorm, Linear, linear, plain_attention
+from plurallm.learn.transformer import PreferenceTransformer
 
 SMALL = ModelConfig(width=32, embedder_layers=4, layers=3, heads=4, feedforward=48)
 
@@ -64,12 +64,12 @@ def test_a_model_that_is_trained_takes_the_plain_attention_where_steps_are_recor
         taken.append(len(inputs))
         return plain_attention(*inputs)
 
-    monkeypatch.setattr("plurallm.layers.plain_attention", attention)
+    monkeypatch.setattr("plurallm.learn.layers.plain_attention", attention)
     model = PreferenceTransformer(24, SMALL, seed=3)
     inputs = (torch.ones(1, 9, 24), torch.ones(1, 9), 5, 5)
     model(*inputs)
     assert not taken
-    monkeypatch.setattr("plurallm.layers.records_steps", lambda device: True)
+    monkeypatch.setattr("plurallm.learn.layers.records_steps", lambda device: True)
     model(*inputs)
     assert len(taken) == SMALL.layers
     with torch.inference_mode():

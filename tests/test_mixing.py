@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from plurallm.mixing import PENALTY, PENALTY_DECADES, _cost, fit_mixing, folds, mix
+from plurallm.learn.mixing import PENALTY, PENALTY_DECADES, _cost, fit_mixing, folds, mix
 
 
 def shares(*shape, seed=0):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from reference import PlainTransformer
 
-from plurallm.config import ModelConfig
-from plurallm.model import PreferenceTransformer, gather_questions, predict_episode
+from plurallm.config.learning import ModelConfig
+from plurallm.learn.transformer import PreferenceTransformer, gather_questions, predict_episode
 
 SMALL = ModelConfig(width=32, embedder_layers=4, layers=3, heads=4, feedforward=48)
 GPO = ModelConfig(width=128, embedder_layers=4, layers=6, heads=4, feedforward=128)

@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from plurallm.config import load_config
-from plurallm.inspection import print_inspection
+from plurallm.config.compose import load_config
+from plurallm.data.inspection import print_inspection
+from plurallm.data.non_answers import is_non_answer
+from plurallm.data.reading import read_survey
+from plurallm.data.survey import Survey
+from plurallm.data.tasks import load_survey
 from plurallm.reward import read_context
-from plurallm.survey import Survey, read_survey
-from plurallm.survey.non_answers import is_non_answer
-from plurallm.tasks import load_survey
 
 Write = Callable[..., Path]
 

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plurallm.config import load_config
-from plurallm.roles import assign_roles, count_seen
-from plurallm.survey import Question, Survey, SurveyError, read_survey, with_ordinals
-from plurallm.survey.non_answers import REASON
-from plurallm.tasks import load_survey
+from plurallm.config.compose import load_config
+from plurallm.data.formats.opinionqa import with_ordinals
+from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.non_answers import REASON
+from plurallm.data.reading import read_survey
+from plurallm.data.roles import assign_roles, count_seen
+from plurallm.data.survey import Question, Survey
+from plurallm.data.tasks import load_survey
 
 Row = dict[str, Any]
 Write = Callable[..., Path]

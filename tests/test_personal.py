@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny import TINY
 
-from plurallm.config import load_config
-from plurallm.local_data import LocalData
-from plurallm.model import PreferenceTransformer
-from plurallm.personal import PersonalModels, train_personal
-from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training import train_group
+from plurallm.config.compose import load_config
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.federate.ditto import PersonalModels, train_personal
+from plurallm.federate.local_data import LocalData
+from plurallm.learn.local import train_group
+from plurallm.learn.transformer import PreferenceTransformer
 
 
 def weights(value):

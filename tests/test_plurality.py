@@ -6,13 +6,13 @@ import pytest
 from reference import plurality_by_pair
 from tiny import TINY
 
-from plurallm.config import load_config
-from plurallm.evaluation import model_predictor
-from plurallm.model import PreferenceTransformer
-from plurallm.plurality import plurality_lines, score_plurality
-from plurallm.roles import Roles
-from plurallm.simulation import run_in_process
-from plurallm.tasks import group_tasks, load_survey, survey_table
+from plurallm.config.compose import load_config
+from plurallm.data.roles import Roles
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.evaluate.plurality import plurality_lines, score_plurality
+from plurallm.evaluate.scores import model_predictor
+from plurallm.federate.in_process import run_in_process
+from plurallm.learn.transformer import PreferenceTransformer
 
 CELL = "held_out_groups.seen_questions"
 

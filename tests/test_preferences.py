@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plurallm.preferences import (
+from plurallm.data.preferences import (
     Episode,
     Preferences,
     draw_questions,

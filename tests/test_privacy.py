@@ -12,23 +12,20 @@ import tiny
 from safetensors.numpy import load_file
 from scipy.stats import kstest, norm
 
-from plurallm.config import CentralPrivacy, ConfigError, RespondentPrivacy, load_config
-from plurallm.privacy import (
-    PrivacyBudgetError,
-    PrivacyLedger,
-    central_epsilon,
-    gaussian_delta,
-    gaussian_scale,
-    noise_counts,
-    os_normal,
-    protect_survey,
-)
-from plurallm.report import print_result
-from plurallm.roles import Roles
-from plurallm.simulation import run_in_process
-from plurallm.strategy import FederationError, Update, make_aggregator
-from plurallm.survey import read_survey
-from plurallm.synthetic import generate_survey
+from plurallm.config.compose import load_config
+from plurallm.config.error import ConfigError
+from plurallm.config.protection import CentralPrivacy, RespondentPrivacy
+from plurallm.data.reading import read_survey
+from plurallm.data.roles import Roles
+from plurallm.data.synthetic import generate_survey
+from plurallm.federate.aggregators.choice import make_aggregator
+from plurallm.federate.in_process import run_in_process
+from plurallm.federate.privacy.ledger import PrivacyBudgetError, PrivacyLedger, central_epsilon
+from plurallm.federate.privacy.noise import gaussian_delta, gaussian_scale, os_normal
+from plurallm.federate.privacy.respondent import noise_counts, protect_survey
+from plurallm.federate.replies import Update
+from plurallm.federate.round_report import FederationError
+from plurallm.results.report.tables import print_result
 
 ROLES = Roles(train=tuple("abcd"), held_out=(), dropped={})
 RUN = [
@@ -93,7 +90,7 @@ def test_epsilon_of_the_accountant_lies_just_above_the_exact_one():
 
 def noisy_round(tmp_path, monkeypatch, updates, order="abcd", overrides=()):
     """One round of a model of two weights, with noise of one standard deviation everywhere."""
-    monkeypatch.setattr("plurallm.strategy.noisy.os_normal", np.ones)
+    monkeypatch.setattr("plurallm.federate.aggregators.noisy.os_normal", np.ones)
     config = load_config([*overrides, *CENTRAL, "privacy.clipping_norm=5"], None)
     rule = make_aggregator(config, ROLES, tmp_path)
     rule.begin(list(order), {"w": np.zeros(1), "b": np.zeros(1)})
@@ -286,8 +283,9 @@ def test_shares_without_counts_need_the_number_of_people(tmp_path, write_survey)
 def test_processes_that_start_together_share_one_draw(tmp_path):
     script = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from plurallm.privacy import protect_survey; from plurallm.synthetic import *\n"
-        "from plurallm.config import RespondentPrivacy\n"
+        "from plurallm.federate.privacy.respondent import protect_survey\n"
+        "from plurallm.data.synthetic import *\n"
+        "from plurallm.config.protection import RespondentPrivacy\n"
         "survey = generate_survey(num_groups=2, num_questions=30)\n"
         "privacy = RespondentPrivacy('respondent', 4.0, 1e-6, None, None, False)\n"
         "noised = protect_survey(survey, ['Avaria'], privacy, Path(sys.argv[1]))\n"

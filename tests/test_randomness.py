@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plurallm.randomness import digest_fraction, generator
+from plurallm.config.randomness import digest_fraction, generator
 
 
 def numbers(*identity: object, count: int = 4) -> list[float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import Array
 
-from plurallm.records import read_array, write_array
+from plurallm.federate.messages import read_array, write_array
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64"])

@@ -8,8 +8,8 @@ import sys
 import pytest
 import server
 
-from plurallm import registration
-from plurallm.registration import (
+from plurallm.federate import registration
+from plurallm.federate.registration import (
     RegistrationError,
     audit,
     bind,
@@ -49,7 +49,7 @@ def test_a_key_may_bring_what_it_is_bound_to_until_it_is_unbound(folder):
 
 
 def test_no_binding_is_lost_when_several_commands_bind_at_once(folder):
-    code = "import sys; from pathlib import Path; from plurallm.registration import bind\n"
+    code = "import sys; from pathlib import Path; from plurallm.federate.registration import bind\n"
     code += "for n in range(20): bind(Path(sys.argv[1]), f'{sys.argv[2]}-{n}', ['North'])"
     several = [
         subprocess.Popen([sys.executable, "-c", code, str(folder), str(number)])
@@ -105,7 +105,7 @@ def test_a_node_cannot_fill_the_audit_file_with_names(folder):
 
 
 def test_lines_of_several_processes_do_not_mix(folder):
-    code = "from plurallm.registration import audit\nfor n in range(50): audit('x', text='y' * 900)"
+    code = "from plurallm.federate.registration import audit\nfor n in range(50): audit('x', text='y' * 900)"
     several = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [one.wait(timeout=120) for one in several] == [0, 0, 0]
     assert len(entries(folder)) == 150

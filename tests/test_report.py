@@ -15,11 +15,12 @@ import pytest
 from tiny import TINY
 
 from plurallm.cli import compare, report, train
-from plurallm.config import ConfigError, load_config
-from plurallm.report.folder import report_folder
-from plurallm.report.page import write_page
-from plurallm.roles import assign_roles, count_seen
-from plurallm.tasks import load_survey
+from plurallm.config.compose import load_config
+from plurallm.config.error import ConfigError
+from plurallm.data.roles import assign_roles, count_seen
+from plurallm.data.tasks import load_survey
+from plurallm.results.report.page import write_page
+from plurallm.results.report.report_folder import report_folder
 
 SMALL = [
     *TINY,

@@ -10,25 +10,29 @@ from xml.etree import ElementTree
 
 import pytest
 
-from plurallm.compare import convergence, over_seeds, verdicts
-from plurallm.config import ConfigError, config_dict, load_config
-from plurallm.report.charts import Line, Panel, dot_chart, line_chart
-from plurallm.report.colours import COLOURS, Style, styles
-from plurallm.report.comparison import (
+from plurallm.config.compose import load_config
+from plurallm.config.digest import config_dict
+from plurallm.config.error import ConfigError
+from plurallm.results.compare.convergence import convergence
+from plurallm.results.compare.over_seeds import over_seeds
+from plurallm.results.compare.verdicts import verdicts
+from plurallm.results.report.charts import Line, Panel, dot_chart, line_chart
+from plurallm.results.report.colours import COLOURS, Style, styles
+from plurallm.results.report.comparison import (
     convergence_sheets,
     fairness_sheet,
     group_sheet,
     score_sheets,
     seconds_sheet,
 )
-from plurallm.report.export import tidy, write_tables
-from plurallm.report.figures import curve_charts, group_charts
-from plurallm.report.folder import report_folder
-from plurallm.report.images import inline_svg
-from plurallm.report.names import ARMS, TRAINED, cell_label, mean_std, number
-from plurallm.report.page import changed_configuration, readable_command
-from plurallm.report.tables import wide_console
-from plurallm.report.verdict import (
+from plurallm.results.report.csv_export import tidy, write_tables
+from plurallm.results.report.figures import curve_charts, group_charts
+from plurallm.results.report.images import inline_svg
+from plurallm.results.report.names import ARMS, TRAINED, cell_label, mean_std, number
+from plurallm.results.report.page import changed_configuration, readable_command
+from plurallm.results.report.report_folder import report_folder
+from plurallm.results.report.tables import wide_console
+from plurallm.results.report.verdict import (
     baseline_findings,
     best_findings,
     difference_sheet,

@@ -9,11 +9,11 @@ import pytest
 from bundle import GROUPS, export_tiny, train_tiny
 from ray import cloudpickle
 
+from plurallm.data.survey import Question, Survey
+from plurallm.data.synthetic import generate_survey
 from plurallm.reward import Item, PreferenceRewardModel, Scorer, openrlhf, verl
 from plurallm.reward.prompt import TASKS, prompt_rows
 from plurallm.reward.trl import trl_reward
-from plurallm.survey import Question, Survey
-from plurallm.synthetic import generate_survey
 
 QUESTION, OPTIONS = "Should taxes rise?", ["Yes", "No", "Unsure"]
 COMPLETIONS = ["[0.2, 0.5, 0.3]", "A: 60%\nB: 30%\nC: 10%", "I do not know."]

@@ -10,18 +10,19 @@ from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 from tiny import TINY
 
-from plurallm.config import ServeConfig, load_config, load_tool_config
-from plurallm.experts import expert_predictors
-from plurallm.model import PreferenceTransformer
-from plurallm.preferences import split_context
-from plurallm.randomness import generator
+from plurallm.config.compose import load_config, load_tool_config
+from plurallm.config.randomness import generator
+from plurallm.config.services import ServeConfig
+from plurallm.data.context import survey_context
+from plurallm.data.preferences import split_context
+from plurallm.data.roles import assign_roles, count_seen
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.evaluate.experts import expert_predictors
+from plurallm.federate.in_process import run_in_process
+from plurallm.learn.transformer import PreferenceTransformer
 from plurallm.reward import PreferenceRewardModel
-from plurallm.reward.context import survey_context
+from plurallm.reward.http.app import make_app
 from plurallm.reward.scorer import Item, Scorer
-from plurallm.roles import assign_roles, count_seen
-from plurallm.serving.app import make_app
-from plurallm.simulation import run_in_process
-from plurallm.tasks import group_tasks, load_survey, survey_table
 
 
 @pytest.fixture(scope="module")

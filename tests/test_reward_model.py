@@ -15,17 +15,18 @@ from bundle import GROUPS, export_tiny, train_tiny
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from plurallm.config import ExportConfig, load_tool_config, typed_config
-from plurallm.embedding import hash_texts
-from plurallm.evaluation import model_predictor
-from plurallm.model import PreferenceTransformer
-from plurallm.preferences import split_context
-from plurallm.randomness import generator
+from plurallm.config.compose import load_tool_config, typed_config
+from plurallm.config.randomness import generator
+from plurallm.config.services import ExportConfig
+from plurallm.data.context import read_context, survey_context
+from plurallm.data.embedding.hashing import hash_texts
+from plurallm.data.preferences import split_context
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.evaluate.scores import model_predictor
+from plurallm.learn.transformer import PreferenceTransformer
 from plurallm.reward import AnsweredQuestion, Item, PreferenceRewardModel, Query, Scorer
-from plurallm.reward.context import read_context, survey_context
 from plurallm.reward.dispersion import HALVES, half_samples
 from plurallm.reward.export import export_bundle
-from plurallm.tasks import group_tasks, load_survey, survey_table
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import pytest
 from bundle import GROUPS, export_tiny, train_tiny
 from fastapi.testclient import TestClient
 
-from plurallm.config import ServeConfig, load_tool_config
+from plurallm.config.compose import load_tool_config
+from plurallm.config.services import ServeConfig
+from plurallm.data.context import context_to_json
 from plurallm.reward import Item, PreferenceRewardModel, Scorer
-from plurallm.reward.context import context_to_json
-from plurallm.serving import make_app
-from plurallm.serving.batch import Batcher
-from plurallm.serving.metrics import Metrics
+from plurallm.reward.http.app import make_app
+from plurallm.reward.http.batching import Batcher
+from plurallm.reward.http.metrics import Metrics
 
 TOKEN = "correct-horse-battery"
 QUESTION, OPTIONS = "Should taxes rise?", ["Yes", "No", "Unsure"]

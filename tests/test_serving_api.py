@@ -13,9 +13,10 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from plurallm.config import ServeConfig, load_tool_config
+from plurallm.config.compose import load_tool_config
+from plurallm.config.services import ServeConfig
 from plurallm.reward import PreferenceRewardModel
-from plurallm.serving import make_app
+from plurallm.reward.http.app import make_app
 
 
 @pytest.fixture(scope="module")

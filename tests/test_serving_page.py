@@ -14,10 +14,11 @@ import uvicorn
 from bundle import export_tiny, train_tiny
 from fastapi.testclient import TestClient
 
-from plurallm.config import ServeConfig, load_tool_config
+from plurallm.config.compose import load_tool_config
+from plurallm.config.services import ServeConfig
 from plurallm.reward import PreferenceRewardModel
-from plurallm.serving import make_app
-from plurallm.serving.page import page
+from plurallm.reward.http.app import make_app
+from plurallm.reward.http.trial_page import page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (

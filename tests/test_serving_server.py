@@ -13,9 +13,10 @@ import httpx
 import pytest
 from bundle import GROUPS, export_tiny, train_tiny
 
-from plurallm.config import ConfigError, ServeConfig, load_config, load_tool_config
-from plurallm.serving import run_server
-from plurallm.serving.server import check_exposure, read_token
+from plurallm.config.compose import load_config, load_tool_config
+from plurallm.config.error import ConfigError
+from plurallm.config.services import ServeConfig
+from plurallm.reward.http.server import check_exposure, read_token, run_server
 
 TOKEN = "correct-horse-battery"
 

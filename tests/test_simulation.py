@@ -12,16 +12,18 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
-from plurallm.client_app import app as client_app
-from plurallm.config import ConfigError, load_config
-from plurallm.model import PreferenceTransformer
-from plurallm.report import notes, print_result
-from plurallm.roles import assign_roles, count_seen
-from plurallm.server_app import app as server_app
-from plurallm.simulation import InProcessGrid, run_in_process
-from plurallm.strategy import FederationError
-from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training import train_group, train_groups
+from plurallm.config.compose import load_config
+from plurallm.config.error import ConfigError
+from plurallm.data.roles import assign_roles, count_seen
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.federate.client_app import app as client_app
+from plurallm.federate.in_process import InProcessGrid, run_in_process
+from plurallm.federate.round_report import FederationError
+from plurallm.federate.server_app import app as server_app
+from plurallm.learn.batched import train_groups
+from plurallm.learn.local import train_group
+from plurallm.learn.transformer import PreferenceTransformer
+from plurallm.results.report.tables import notes, print_result
 
 TINY = [
     *tiny.TINY,
@@ -246,7 +248,7 @@ def test_too_little_memory_on_a_gpu_names_the_groups_and_the_key(tmp_path, monke
     def too_little(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")  # no GPU is this small
 
-    monkeypatch.setattr("plurallm.client_app.train_groups", too_little)
+    monkeypatch.setattr("plurallm.federate.client_app.train_groups", too_little)
     expected = r"training Dalimuna: the GPU has too little .*lower training\.groups_at_once"
     with pytest.raises(FederationError, match=expected):
         run(tmp_path, "full")
@@ -369,8 +371,8 @@ def test_a_node_trains_as_many_groups_together_as_configured_and_as_memory_holds
         taken.append((len(tasks), at_once))
         return train_groups(model, tasks, *others, at_once=at_once)
 
-    monkeypatch.setattr("plurallm.client_app.train_groups", train)
-    monkeypatch.setattr("plurallm.client_app.groups_in_memory", lambda model: 2)
+    monkeypatch.setattr("plurallm.federate.client_app.train_groups", train)
+    monkeypatch.setattr("plurallm.federate.client_app.groups_in_memory", lambda model: 2)
     overrides = (f"training.groups_at_once={configured}", "federation.nodes=1")
     run(tmp_path, "chunks", *overrides, "federation.rounds=1", "device=cpu")
     assert taken == calls

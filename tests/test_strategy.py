@@ -10,9 +10,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.supercore.task_identity import TaskIdentity
 from reference import weighted_mean
 
-from plurallm.config import load_config
-from plurallm.roles import Roles
-from plurallm.strategy import FederationError, GroupFedAvg, OrderedMean, make_aggregator
+from plurallm.config.compose import load_config
+from plurallm.data.roles import Roles
+from plurallm.federate.aggregators.choice import make_aggregator
+from plurallm.federate.aggregators.ordered_mean import OrderedMean
+from plurallm.federate.fedavg import GroupFedAvg
+from plurallm.federate.round_report import FederationError
 
 ROLES = Roles(train=("a", "b", "c"), held_out=("d",), dropped={})
 ONE_EACH = {11: ("a",), 12: ("b",), 13: ("c",), 14: ("d",)}

@@ -18,10 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_strategy import ONE_EACH, ROLES, ask, failure, model, record, reply, score_reply
 
-from plurallm.config import config_digest, load_config
-from plurallm.simulation import InProcessGrid
-from plurallm.strategy import GroupFedAvg, make_aggregator, meet_nodes
-from plurallm.strategy.members import Node, ask_groups
+from plurallm.config.compose import load_config
+from plurallm.config.digest import config_digest
+from plurallm.federate.aggregators.choice import make_aggregator
+from plurallm.federate.fedavg import GroupFedAvg
+from plurallm.federate.in_process import InProcessGrid
+from plurallm.federate.members import Node, ask_groups, meet_nodes
 
 LONGEST = 600  # characters of a reason
 MANY = 3000

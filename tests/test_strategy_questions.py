@@ -8,11 +8,15 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from test_deployment import RUN, deploy, lines, nodes, surveys  # noqa: F401
 
-from plurallm.client_app import app as client_app
-from plurallm.config import config_digest, load_config
-from plurallm.roles import Roles
-from plurallm.simulation import InProcessGrid
-from plurallm.strategy import Attendance, FederationError, PatientGrid, meet_nodes
+from plurallm.config.compose import load_config
+from plurallm.config.digest import config_digest
+from plurallm.data.roles import Roles
+from plurallm.federate.attendance import Attendance
+from plurallm.federate.client_app import app as client_app
+from plurallm.federate.in_process import InProcessGrid
+from plurallm.federate.members import meet_nodes
+from plurallm.federate.outstanding import PatientGrid
+from plurallm.federate.round_report import FederationError
 
 
 class Slow(InProcessGrid):

@@ -10,11 +10,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import strategy as flower
 from flwr.supercore.task_identity import TaskIdentity
 
-from plurallm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from plurallm.config import ConfigError, load_config
-from plurallm.roles import Roles
-from plurallm.strategy import Update, make_aggregator
-from plurallm.strategy.robust import krum_scores
+from plurallm.config.compose import load_config
+from plurallm.config.error import ConfigError
+from plurallm.data.roles import Roles
+from plurallm.federate.aggregators.choice import make_aggregator
+from plurallm.federate.aggregators.robust import krum_scores
+from plurallm.federate.replies import Update
+from plurallm.record.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 GROUPS = tuple("abcdefgh")
 

@@ -8,11 +8,11 @@ import tiny
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
-from plurallm.client_app import app as client_app
-from plurallm.config import ConfigError
-from plurallm.report import print_result
-from plurallm.simulation import run_in_process
-from plurallm.strategy import FederationError
+from plurallm.config.error import ConfigError
+from plurallm.federate.client_app import app as client_app
+from plurallm.federate.in_process import run_in_process
+from plurallm.federate.round_report import FederationError
+from plurallm.results.report.tables import print_result
 
 TINY = [
     *tiny.TINY,

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from plurallm.survey import Answers, Question, Survey, SurveyError
-from plurallm.survey import read_survey as read_as_told
+from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.reading import read_survey as read_as_told
+from plurallm.data.survey import Answers, Question, Survey
 
 Row = dict[str, Any]
 Write = Callable[..., Path]

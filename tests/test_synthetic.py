@@ -10,8 +10,8 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from plurallm.survey import Survey
-from plurallm.synthetic import VALUES, generate_survey, group_values
+from plurallm.data.survey import Survey
+from plurallm.data.synthetic import VALUES, generate_survey, group_values
 
 Array = npt.NDArray[np.float64]
 

@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from plurallm.config import Config, ConfigError, FileData, cache_directory, config_dict, load_config
-from plurallm.roles import (
+from plurallm.config.compose import load_config
+from plurallm.config.digest import config_dict
+from plurallm.config.directories import cache_directory
+from plurallm.config.error import ConfigError
+from plurallm.config.schema import Config
+from plurallm.config.surveys import FileData
+from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.reading import read_survey
+from plurallm.data.roles import (
     Roles,
     assign_roles,
     count_seen,
@@ -21,9 +28,9 @@ from plurallm.roles import (
     is_unseen,
     questions_needed,
 )
-from plurallm.survey import Answers, Question, Survey, SurveyError, read_survey
-from plurallm.synthetic import generate_survey
-from plurallm.tasks import group_tasks, load_survey, plan_nodes, survey_table
+from plurallm.data.survey import Answers, Question, Survey
+from plurallm.data.synthetic import generate_survey
+from plurallm.data.tasks import group_tasks, load_survey, plan_nodes, survey_table
 
 NAMES = [f"group {number:02}" for number in range(20)]
 

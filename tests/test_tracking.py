@@ -18,17 +18,13 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from plurallm.config import Config, config_dict
-from plurallm.tracking import (
-    ProgressTracker,
-    RunFolder,
-    Trackers,
-    WandbTracker,
-    check_unlocked,
-    open_trackers,
-    progress_text,
-    versions,
-)
+from plurallm.config.digest import config_dict
+from plurallm.config.schema import Config
+from plurallm.record.lock import check_unlocked
+from plurallm.record.progress import ProgressTracker, progress_text
+from plurallm.record.run_folder import RunFolder
+from plurallm.record.trackers import Trackers, open_trackers, versions
+from plurallm.record.wandb_tracker import WandbTracker
 
 CELLS = {
     "train_groups.seen_questions": {"alignment": 0.5, "worst": 0.25},
@@ -104,7 +100,7 @@ def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_the_lock_names_its_holder_and_is_let_go_however_that_ends(tmp_path: Path) -> None:
-    hold = "from pathlib import Path; from plurallm.tracking import lock_run; import sys, time\n"
+    hold = "from pathlib import Path; from plurallm.record.lock import lock_run; import sys, time\n"
     hold += "with lock_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     with subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path], stdout=subprocess.PIPE, text=True

@@ -14,25 +14,17 @@ from scipy.spatial.distance import jensenshannon
 from tiny import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plurallm.config import load_config
-from plurallm.model import Prediction, PreferenceTransformer
-from plurallm.preferences import make_episode
-from plurallm.tasks import group_tasks, load_survey, survey_table
-from plurallm.training import (
-    LOSSES,
-    Proximal,
-    episode_loss,
-    groups_in_memory,
-    learning_rate,
-    received_distance,
-    train_group,
-    train_groups,
-    train_groups_together,
-)
-from plurallm.training.adam import Adam
-from plurallm.training.draws import batches, draw_round, round_questions
-from plurallm.training.episodes import round_batches, round_episodes
-from plurallm.training.losses import predict
+from plurallm.config.compose import load_config
+from plurallm.data.preferences import make_episode
+from plurallm.data.tasks import group_tasks, load_survey, survey_table
+from plurallm.learn.adam import Adam
+from plurallm.learn.batched import groups_in_memory, train_groups, train_groups_together
+from plurallm.learn.draws import batches, draw_round, round_questions
+from plurallm.learn.episodes import round_batches, round_episodes
+from plurallm.learn.local import learning_rate, received_distance, train_group
+from plurallm.learn.losses import LOSSES, episode_loss, predict
+from plurallm.learn.proximal import Proximal
+from plurallm.learn.transformer import Prediction, PreferenceTransformer
 
 
 def prepare(tmp_path, *overrides):
@@ -364,9 +356,10 @@ def test_adam_is_that_of_torch_to_the_bit():
 def test_training_does_not_import_the_compiler_of_torch():
     # A new process for every message would spend most of its time on it.
     script = (
-        "import sys, tiny; from plurallm.config import load_config; from plurallm import tasks;"
-        "from plurallm.model import PreferenceTransformer;"
-        "from plurallm.training import train_group;"
+        "import sys, tiny; from plurallm.config.compose import load_config; "
+        "from plurallm.data import tasks;"
+        "from plurallm.learn.transformer import PreferenceTransformer;"
+        "from plurallm.learn.local import train_group;"
         "config = load_config(tiny.TINY, None); survey = tasks.load_survey(config.data);"
         "table = tasks.survey_table(survey, config); name = next(iter(survey.answers));"
         "model = PreferenceTransformer(table.shape[1], config.model, config.seed);"

@@ -14,15 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from plurallm.config.compare import flatten
+from plurallm.config.digest import flatten
 from plurallm.config.error import ConfigError
-from plurallm.config.overrides import (
-    absolute_overrides,
-    check_choice,
-    config_directory,
-    first_line,
-)
-from plurallm.config.types import VARIANTS, Config
+from plurallm.config.overrides import absolute_overrides, check_choice, config_directory, first_line
+from plurallm.config.schema import VARIANTS, Config
 
 Tool = TypeVar("Tool")
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from plurallm.config.error import ConfigError
-from plurallm.config.types import Config
+from plurallm.config.schema import Config
 
 
 def cache_directory(config: Config) -> Path:

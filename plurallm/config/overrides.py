@@ -9,7 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from plurallm.config.compare import RULES_OF_0_1_0, flatten
+from plurallm.config.digest import RULES_OF_0_1_0, flatten
 from plurallm.config.error import ConfigError
 
 PATH_KEYS = (

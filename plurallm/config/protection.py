@@ -4,7 +4,12 @@ import math
 from dataclasses import dataclass
 
 from plurallm.config.error import ConfigError, require
-from plurallm.config.strategy import FairStrategy, RobustStrategy, StrategyConfig, WeightedStrategy
+from plurallm.config.strategies import (
+    FairStrategy,
+    RobustStrategy,
+    StrategyConfig,
+    WeightedStrategy,
+)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plurallm.divergence import jensen_shannon_distance, wasserstein_distance
+from plurallm.learn.divergence import jensen_shannon_distance, wasserstein_distance
 from plurallm.reward.answer import Values, parse_distribution, parse_option, parse_ranking
 
 

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-from plurallm.config import EmbeddingConfig, ModelConfig
-from plurallm.config.types import VARIANTS
+from plurallm.config.learning import EmbeddingConfig, ModelConfig
+from plurallm.config.schema import VARIANTS
 
 
 def check_place(place: str | Path) -> None:

@@ -3,7 +3,7 @@
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from plurallm.plurality import plurality_lines
+from plurallm.evaluate.plurality import plurality_lines
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

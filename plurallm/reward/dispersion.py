@@ -7,8 +7,8 @@ Dimension letters: ``K`` half-samples, ``Q`` questions of the context, ``O`` opt
 import torch
 from torch import Tensor
 
-from plurallm.model import PreferenceTransformer
-from plurallm.randomness import generator
+from plurallm.config.randomness import generator
+from plurallm.learn.transformer import PreferenceTransformer
 
 HALVES = 16
 """Half-samples of a context: eight random halves and their complements."""

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plurallm.config import EmbeddingConfig
-from plurallm.embedding import Pair, embed_pairs
+from plurallm.config.learning import EmbeddingConfig
+from plurallm.data.embedding.pairs import Pair
+from plurallm.data.embedding.table import embed_pairs
 
 TOLERANCE = 1e-4
 """How far a vector may be from the recorded one, of mean square 1: devices round differently."""

@@ -11,15 +11,18 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from plurallm import __version__
-from plurallm.config import Config, ExportConfig, typed_config, with_old_rules
-from plurallm.content import FORMAT, check_format, check_survey
-from plurallm.embedding import PROBE
-from plurallm.preferences import split_context
-from plurallm.randomness import generator
-from plurallm.reward.context import Context, context_to_json, survey_context
+from plurallm.config.compose import typed_config
+from plurallm.config.digest import with_old_rules
+from plurallm.config.randomness import generator
+from plurallm.config.schema import Config
+from plurallm.config.services import ExportConfig
+from plurallm.data.content import FORMAT, check_format, check_survey
+from plurallm.data.context import Context, context_to_json, survey_context
+from plurallm.data.embedding.table import PROBE
+from plurallm.data.preferences import split_context
+from plurallm.data.reading import read_survey
+from plurallm.data.tasks import group_tasks, load_survey
 from plurallm.reward.model import PreferenceRewardModel
-from plurallm.survey import read_survey
-from plurallm.tasks import group_tasks, load_survey
 
 _FOLDERS = {"last": "model", "best": "model-best"}
 

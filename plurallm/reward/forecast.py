@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from plurallm.reward.context import Group
+from plurallm.data.context import Group
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plurallm.embedding import Pair
-from plurallm.mixing import Mixing, fit_mixing, folds, mix
-from plurallm.model import Memory, PreferenceTransformer
+from plurallm.data.context import Context, Group
+from plurallm.data.embedding.pairs import Pair
+from plurallm.learn.mixing import Mixing, fit_mixing, folds, mix
+from plurallm.learn.transformer import Memory, PreferenceTransformer
 from plurallm.reward.cache import Cache
-from plurallm.reward.context import Context, Group
 from plurallm.reward.forecast import Forecast, Query
 
 _TEXTS_KEPT = 16_384

@@ -10,17 +10,17 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
-from plurallm.content import check_format
-from plurallm.embedding import Pair, question_pairs
-from plurallm.model import PreferenceTransformer
+from plurallm.data.content import check_format
+from plurallm.data.context import Context, Group, context_from_json, context_to_json
+from plurallm.data.embedding.pairs import Pair, question_pairs
+from plurallm.data.survey import Question
+from plurallm.learn.transformer import PreferenceTransformer
 from plurallm.reward.bundle import check_keys, check_place, embedding_config, model_config, reading
 from plurallm.reward.card import model_card
-from plurallm.reward.context import Context, Group, context_from_json, context_to_json
 from plurallm.reward.embedder import Embedder
 from plurallm.reward.forecast import Forecast, Query, make_forecast, option_texts
 from plurallm.reward.mixture import ExpertReadout
 from plurallm.reward.readout import Readout
-from plurallm.survey import Question
 
 
 class PreferenceRewardModel(
@@ -52,12 +52,12 @@ class PreferenceRewardModel(
         model card.
     experts : sequence of str, optional
         Groups whose fine-tuned networks predict, mixed to fit a context: see
-        ``plurallm.experts``. Without them the one network does.
+        ``plurallm.evaluate.experts``. Without them the one network does.
     probe : mapping, optional
         ``text`` and ``vector``: what tells whether the embedder is still the one of the training.
     content : mapping, optional
         Fingerprint of the survey and of the embedder behind the weights, with the format of the
-        bundle and the version of the program that made it; see ``plurallm.content``.
+        bundle and the version of the program that made it; see ``plurallm.data.content``.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from plurallm.survey import Question, Survey
+from plurallm.data.survey import Question, Survey
 
 TASKS = {
     "share": "Which option would most people of this group choose? Answer with its letter only.",

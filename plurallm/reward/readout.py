@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plurallm.embedding import Pair
-from plurallm.model import Memory, PreferenceTransformer
+from plurallm.data.context import Context, Group
+from plurallm.data.embedding.pairs import Pair
+from plurallm.learn.transformer import Memory, PreferenceTransformer
 from plurallm.reward.cache import Cache
-from plurallm.reward.context import Context, Group
 from plurallm.reward.dispersion import dispersion
 
 Encoded = tuple[Memory, float | None]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from plurallm.data.context import Group
+from plurallm.data.survey import Question
 from plurallm.reward.aggregate import make_aggregate
 from plurallm.reward.agreement import MEASURES, RAW_MEAN, Comparison
 from plurallm.reward.answer import Values
-from plurallm.reward.context import Group
 from plurallm.reward.forecast import Query
 from plurallm.reward.model import PreferenceRewardModel
-from plurallm.survey import Question
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from plurallm.config import Config, hydra_quote, load_config
-from plurallm.local_data import LocalData, local_data
-from plurallm.roles import Roles, assign_roles, count_seen
-from plurallm.survey import Survey
-from plurallm.tasks import load_survey
+from plurallm.config.compose import load_config
+from plurallm.config.overrides import hydra_quote
+from plurallm.config.schema import Config
+from plurallm.data.roles import Roles, assign_roles, count_seen
+from plurallm.data.survey import Survey
+from plurallm.data.tasks import load_survey
+from plurallm.federate.local_data import LocalData, local_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 reference: Any = import_module("reference")

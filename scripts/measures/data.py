@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from measures.bench import Bench, Row, against_bytes, medians, reference
-from plurallm.config import DataConfig, FileData
-from plurallm.embedding import distinct_pairs
-from plurallm.roles import count_seen
-from plurallm.survey import Survey
-from plurallm.tasks import group_tasks, load_survey, read_once, survey_table
-from plurallm.training.episodes import round_episodes
+from plurallm.config.surveys import DataConfig, FileData
+from plurallm.data.embedding.pairs import distinct_pairs
+from plurallm.data.roles import count_seen
+from plurallm.data.survey import Survey
+from plurallm.data.tasks import group_tasks, load_survey, read_once, survey_table
+from plurallm.learn.episodes import round_episodes
 
 
 def load_anew(config: DataConfig) -> Survey:

@@ -18,9 +18,10 @@ import torch
 from run import plan_resources
 
 from measures.bench import Bench, Row, against_bytes, medians, megabytes, reference, show
-from plurallm.checkpoint import Arrays
-from plurallm.config import hydra_quote, load_config
-from plurallm.strategy import OrderedMean
+from plurallm.config.compose import load_config
+from plurallm.config.overrides import hydra_quote
+from plurallm.federate.aggregators.ordered_mean import OrderedMean
+from plurallm.record.checkpoint import Arrays
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -159,9 +160,9 @@ def _engine(bench: Bench, engine: str, count: int, nodes: str) -> Iterator[Row]:
 def start_up(bench: Bench) -> Iterator[Row]:
     """What starts before a run: imports, and the configuration."""
     parts = {
-        "start Python and import the app": "import plurallm.simulation",
+        "start Python and import the app": "import plurallm.federate.in_process",
         "the same, and compose the configuration": (
-            "import plurallm.simulation; from plurallm.config import load_config; "
+            "import plurallm.federate.in_process; from plurallm.config.compose import load_config; "
             "load_config([], None)"
         ),
     }

@@ -7,10 +7,11 @@ from statistics import mean
 from measures.bench import Bench, Row, medians, show
 from measures.data import load_anew
 from measures.federation import run_command
-from plurallm.config import Config, load_config
-from plurallm.roles import count_seen
-from plurallm.tasks import group_tasks, survey_table
-from plurallm.training.draws import draw_round
+from plurallm.config.compose import load_config
+from plurallm.config.schema import Config
+from plurallm.data.roles import count_seen
+from plurallm.data.tasks import group_tasks, survey_table
+from plurallm.learn.draws import draw_round
 
 # Seconds of the published code (github.com/MoSrewa/PluralLLM, arXiv 2503.09925), moved to the CPU
 # and otherwise unchanged: on 2 cores of another machine, embedding width 4096, GlobalOpinionQA with

@@ -22,19 +22,19 @@ from measures.bench import (
     reference,
     show,
 )
-from plurallm.config import Config
-from plurallm.device import records_steps
-from plurallm.divergence import jensen_shannon_distance
-from plurallm.evaluation import GroupScore, Predictor, model_predictor, score_group
-from plurallm.model import PreferenceTransformer
-from plurallm.preferences import split_context
-from plurallm.randomness import generator
-from plurallm.tasks import GroupTask, group_tasks, load_survey
-from plurallm.training import train_group, train_groups_together
-from plurallm.training.draws import batches, draw_round, round_questions
-from plurallm.training.episodes import padded_length
-from plurallm.training.local import round_rates
-from plurallm.training.recorded import MULTIPLE
+from plurallm.config.device import records_steps
+from plurallm.config.randomness import generator
+from plurallm.config.schema import Config
+from plurallm.data.preferences import split_context
+from plurallm.data.tasks import GroupTask, group_tasks, load_survey
+from plurallm.evaluate.scores import GroupScore, Predictor, model_predictor, score_group
+from plurallm.learn.batched import train_groups_together
+from plurallm.learn.cuda_graph import MULTIPLE
+from plurallm.learn.divergence import jensen_shannon_distance
+from plurallm.learn.draws import batches, draw_round, round_questions
+from plurallm.learn.episodes import padded_length
+from plurallm.learn.local import round_rates, train_group
+from plurallm.learn.transformer import PreferenceTransformer
 
 AT_ONCE = 32
 """Groups in one vectorised computation, as on a GPU."""

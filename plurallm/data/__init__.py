@@ -1,0 +1,1 @@
+"""Questions and answers: surveys, their readers, roles, tasks and embeddings."""

@@ -1,0 +1,1 @@
+"""Vectors of texts: embedders, and the table of a survey, cached on disk."""

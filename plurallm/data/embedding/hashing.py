@@ -1,0 +1,49 @@
+"""Hashed n-grams: an embedder that needs no model.
+
+Dimension letters: ``R`` rows, one for each distinct (question, option); ``D`` embedding width.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from plurallm.config.learning import HashingEmbedding
+from plurallm.data.embedding.pairs import Pair
+
+_CHUNK = 2048
+
+
+def hash_texts(pairs: Sequence[Pair], config: HashingEmbedding) -> npt.NDArray[np.float32]:
+    """Hashed n-grams: half of the width for the question, half for the option.
+
+    Words and pairs of words tell topics and names, runs of characters make inflections similar.
+
+    Parameters
+    ----------
+    pairs : sequence of (str, str)
+        Questions and options.
+    config : HashingEmbedding
+        Width.
+
+    Returns
+    -------
+    ndarray of shape (R, D), float32
+        Mean square about 1 in each row.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    half = config.width // 2
+    vectorizers = [
+        HashingVectorizer(n_features=half, analyzer=analyzer, ngram_range=ngrams, norm="l2")
+        for analyzer, ngrams in (("word", (1, 2)), ("char_wb", (3, 4)))
+    ]
+    table_RD = np.empty((len(pairs), config.width), dtype=np.float32)
+    for start in range(0, len(pairs), _CHUNK):
+        chunk = pairs[start : start + _CHUNK]
+        for side in (0, 1):
+            texts = [pair[side] for pair in chunk]
+            dense = sum(vectorizer.transform(texts).toarray() for vectorizer in vectorizers)
+            table_RD[start : start + _CHUNK, side * half : (side + 1) * half] = dense
+    return table_RD * np.float32(math.sqrt(half / 2))

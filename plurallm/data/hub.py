@@ -1,0 +1,46 @@
+"""GlobalOpinionQA from the Hugging Face hub, kept in the hub library's own cache."""
+
+import logging
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from plurallm.data.formats.tabular import SurveyError
+
+logger = logging.getLogger("plurallm")
+
+REPOSITORY = "Anthropic/llm_global_opinions"
+FILE = "data/global_opinions.csv"
+
+
+def download_globalopinionqa() -> Path:
+    """Find the published file in the cache, or download it.
+
+    What was downloaded once stays as it is: runs repeat, and no node asks the hub again.
+
+    Returns
+    -------
+    Path
+        ``global_opinions.csv``, in the original layout.
+
+    Raises
+    ------
+    SurveyError
+        Where it is in no cache and the hub does not give it.
+    """
+    try:
+        return Path(hf_hub_download(REPOSITORY, FILE, repo_type="dataset", local_files_only=True))
+    except LocalEntryNotFoundError:
+        logger.info("downloading GlobalOpinionQA from the Hugging Face hub")
+    try:
+        return Path(hf_hub_download(REPOSITORY, FILE, repo_type="dataset"))
+    except (OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        reason = next(iter(str(cause).strip().splitlines()), repr(cause))
+        raise SurveyError(
+            f"data=globalopinionqa without data.path: {FILE} of the data set {REPOSITORY} is in "
+            f"no cache here, and the Hugging Face hub did not give it ({reason}). Where the hub "
+            "can be reached, download that file from the data set's page; then give "
+            "data.path=global_opinions.csv"
+        ) from error

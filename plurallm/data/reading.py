@@ -1,0 +1,135 @@
+"""Survey files: their layouts, told apart by their columns.
+
+A bad row is refused with file, row and reason.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plurallm.data.builder import Builder
+from plurallm.data.formats.cells import CellError
+from plurallm.data.formats.custom import read_custom
+from plurallm.data.formats.globalopinionqa import read_globalopinionqa
+from plurallm.data.formats.opinionqa import read_counts, read_distributions
+from plurallm.data.formats.tabular import SurveyError, table_rows
+from plurallm.data.non_answers import drop_non_answers
+from plurallm.data.survey import Survey
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a file is laid out.
+
+    Attributes
+    ----------
+    name : str
+        In words.
+    columns : tuple of str
+        Columns that it must have; a file may have more.
+    read : callable
+        Puts the rows into a survey.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    read: Callable[[Builder], None]
+
+
+FORMATS: dict[str, tuple[Layout, ...]] = {
+    "custom": (
+        Layout(
+            "one row for each question and group",
+            ("question_id", "question", "options", "group"),
+            read_custom,
+        ),
+    ),
+    "globalopinionqa": (
+        Layout(
+            "GlobalOpinionQA, one row for each question",
+            ("question", "selections", "options"),
+            read_globalopinionqa,
+        ),
+    ),
+    "opinionqa": (
+        Layout(
+            "OpinionQA, distributions D_H",
+            ("qkey", "question", "references", "group", "attribute", "D_H"),
+            read_distributions,
+        ),
+        Layout(
+            "OpinionQA, respondents for each option",
+            ("key", "question", "options", "option_ordinal", "group", "attribute", "counts"),
+            read_counts,
+        ),
+    ),
+}
+"""Layouts by ``data``."""
+
+
+def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
+    """Read a survey file.
+
+    Parameters
+    ----------
+    path : Path
+        CSV (``.csv``, ``.csv.gz``) or parquet (``.parquet``).
+    source : str
+        A key of ``FORMATS``: ``"custom"`` for one row per question and group with the columns
+        ``question_id, question, options, group`` and ``shares`` or ``counts`` (optionally
+        ``ordinal``), lists as JSON; ``"globalopinionqa"`` for ``question, selections, options``;
+        ``"opinionqa"`` for either layout of OpinionQA.
+    non_answers : str
+        ``"drop"``: options such as "Don't know" or "Refused" are left out and counted, and the
+        shares of the others sum to 1; ``"keep"``: they count as opinions.
+
+    Returns
+    -------
+    Survey
+        Questions by their ids, groups by their names: the order of the rows does not matter.
+
+    Raises
+    ------
+    SurveyError
+        Naming file, row and reason.
+    """
+    if path.is_dir():
+        raise SurveyError(f"{path} is a folder; data.path names the survey file")
+    if not path.is_file():
+        raise SurveyError(f"{path}: no such file; data.path names the survey file")
+    rows = table_rows(path)
+    first = next(rows, None)
+    if first is None:
+        raise SurveyError(f"{path}: no usable row")
+    layout = _choose_layout(path, source, first[1])
+    builder = Builder(path, itertools.chain([first], rows), non_answers == "keep")
+    try:
+        layout.read(builder)
+    except CellError as error:
+        raise builder.refuse(str(error)) from error
+    survey = builder.build(layout.name)
+    if not survey.answers:
+        raise SurveyError(f"{path}: no usable row")
+    return survey if non_answers == "keep" else drop_non_answers(survey)
+
+
+def _choose_layout(path: Path, source: str, cells: Mapping[str, Any]) -> Layout:
+    nearest = min(FORMATS[source], key=lambda layout: len(_missing(layout, cells)))
+    if not _missing(nearest, cells):
+        return nearest
+    others = [
+        f"data={other}"
+        for other, layouts in FORMATS.items()
+        if any(not _missing(layout, cells) for layout in layouts)
+    ]
+    hint = f"; they are those of {' or '.join(others)}" if others else ""
+    raise SurveyError(
+        f"{path}: column {_missing(nearest, cells)[0]!r} is missing; "
+        f"the columns are {', '.join(map(str, cells))}{hint}"
+    )
+
+
+def _missing(layout: Layout, cells: Mapping[str, Any]) -> list[str]:
+    return [name for name in layout.columns if name not in cells]

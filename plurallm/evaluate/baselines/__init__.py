@@ -1,0 +1,1 @@
+"""Predictors without a network: what a trained model has to beat."""

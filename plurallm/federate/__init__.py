@@ -1,0 +1,1 @@
+"""The Flower app: server, clients, strategies, privacy, nodes."""

@@ -1,0 +1,109 @@
+"""After the rounds: an expert of each training group, and the scores of their mixture.
+
+Experts travel and are checked as updates are. A group whose expert does not come, because its data
+holder does not allow it or because it is no update, is predicted by the others' experts.
+
+Dimension letters: ``M`` experts.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ArrayRecord, MessageType
+
+from plurallm.evaluate.scores import GroupScore
+from plurallm.federate.fedavg import GroupFedAvg
+from plurallm.federate.messages import write_array
+from plurallm.federate.replies import answers, read_scores
+from plurallm.federate.round_report import FederationError, reasons
+from plurallm.record.checkpoint import Arrays
+
+logger = logging.getLogger("plurallm")
+
+
+@dataclass(frozen=True)
+class Experts:
+    """What the training groups made of the final model.
+
+    Attributes
+    ----------
+    groups : tuple of str
+        Whose experts they are, in the order of the roles.
+    arrays : dict of str to ndarray of shape (M, ...)
+        Their weights, stacked.
+    declined : dict of str to str
+        Reason by training group without an expert.
+    scores : dict of str to GroupScore
+        Of the mixture, by group.
+    unscored : dict of str to str
+        Reason by group that should have been scored and was not.
+    """
+
+    groups: tuple[str, ...]
+    arrays: Arrays
+    declined: dict[str, str]
+    scores: dict[str, GroupScore] = field(default_factory=dict)
+    unscored: dict[str, str] = field(default_factory=dict)
+
+
+def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
+    """Ask every training group for an expert, and all groups for their scores with the mixture.
+
+    Parameters
+    ----------
+    strategy : GroupFedAvg
+        After its last round.
+    final : ArrayRecord
+        The global weights.
+
+    Returns
+    -------
+    Experts
+        At least one.
+
+    Raises
+    ------
+    FederationError
+        When no group sent an expert, or none could be scored.
+    """
+    assert strategy.grid is not None
+    timeout, roles = strategy.config.federation.round_timeout, strategy.roles
+    messages = strategy.ask(f"{MessageType.TRAIN}.experts", roles.train, final)
+    found = dict(strategy.updates(strategy.grid.send_and_receive(messages, timeout=timeout)))
+    found = {**strategy.away(roles.train), **found}
+    declined = {group: own for group, own in found.items() if isinstance(own, str)}
+    for group, reason in declined.items():
+        logger.warning("no expert of %s: %s", group, reason)
+    # Taken out one after the other: never are all in memory twice.
+    taken = {group: found[group] for group in roles.train if group in found.keys() - declined}
+    if not taken:
+        raise FederationError(
+            "personal=experts: no group sent an expert; " + reasons(declined) + "; a data holder "
+            "allows it with allow=personal.experts in the node's settings, and personal=none does "
+            "without"
+        )
+    arrays = {
+        name: np.stack([own.arrays[name] for own in taken.values() if not isinstance(own, str)])
+        for name in final
+    }
+    record = ArrayRecord({name: write_array(array) for name, array in arrays.items()})
+    groups = tuple(taken)
+    scores: dict[str, GroupScore] = {}
+    messages = strategy.ask(
+        f"{MessageType.EVALUATE}.experts", roles.groups, record, {"experts": list(groups)}
+    )
+    unscored = strategy.away(roles.groups)
+    replies = strategy.grid.send_and_receive(messages, timeout=timeout)
+    for members, content in answers(replies, strategy.asked):
+        draws = strategy.config.evaluation.draws
+        own = content if isinstance(content, str) else read_scores(content, members, draws)
+        if isinstance(own, str):
+            unscored |= dict.fromkeys(members, own)
+        else:
+            scores |= own
+    for group, reason in unscored.items():
+        logger.warning("%s not scored with the experts: %s", group, reason)
+    if not scores:
+        raise FederationError("no group could be scored with the experts; " + reasons(unscored))
+    return Experts(groups, arrays, declined, scores, unscored)

@@ -1,0 +1,1 @@
+"""Differential privacy: of a whole group, and of each person in a group."""

@@ -1,0 +1,345 @@
+"""What is written down of each round, and of the whole run at its end."""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+from torch import Tensor
+
+from plurallm.config.device import choose_device
+from plurallm.config.digest import config_dict
+from plurallm.config.protection import (
+    CentralPrivacy,
+    ExpertsPersonal,
+    PoisoningAttack,
+    RespondentPrivacy,
+)
+from plurallm.config.schema import Config
+from plurallm.data.content import check_survey
+from plurallm.data.roles import Roles, survey_roles, tell_parentheses
+from plurallm.data.survey import Survey
+from plurallm.data.tasks import GroupTask, group_tasks, load_survey, near_copy_counts, survey_table
+from plurallm.evaluate.baselines.scoring import score_baselines
+from plurallm.evaluate.experts import expert_predictors
+from plurallm.evaluate.plurality import score_plurality
+from plurallm.evaluate.scores import model_predictor, summarize
+from plurallm.federate.aggregators.aggregator import Aggregator
+from plurallm.federate.attendance import Attendance
+from plurallm.federate.expert_updates import gather_experts
+from plurallm.federate.fedavg import GroupFedAvg
+from plurallm.federate.members import describe, is_deployment
+from plurallm.federate.messages import read_array
+from plurallm.federate.round_report import RoundReport
+from plurallm.learn.transformer import PreferenceTransformer
+from plurallm.record.checkpoint import Arrays, Checkpoint, save_checkpoint
+from plurallm.record.run_folder import RunFolder
+from plurallm.record.trackers import Trackers, versions
+
+# Best to worst: what tells the best round. Held-out groups must not choose the model.
+_SELECTION_CELLS = ("train_groups.unseen_questions", "train_groups.seen_questions")
+
+
+class Recorder:
+    """Writes down each round: metrics, the best and the last model, checkpoints, the summary.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    attendance : Attendance
+        Who takes part, and as what.
+    strategy : GroupFedAvg
+        Its ``report`` is what a round brought.
+    folder : RunFolder
+        Where models and checkpoints go.
+    trackers : Trackers
+        Where metrics go.
+    checkpoint : Checkpoint
+        Where the run starts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        attendance: Attendance,
+        strategy: GroupFedAvg,
+        folder: RunFolder,
+        trackers: Trackers,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._config = config
+        self._attendance = attendance
+        self._roles = attendance.roles
+        sizes = config_dict(config)  # takes some milliseconds: once
+        self._model = {
+            "embedding_width": next(iter(attendance.nodes.values())).embedding_width,
+            "model": sizes["model"],
+            "embedding": sizes["embedding"],
+            "precision": config.precision,
+            "content": checkpoint.state["content"],
+        }
+        self._content: dict[str, Any] = checkpoint.state["content"]
+        self._strategy = strategy
+        self._folder = folder
+        self._trackers = trackers
+        self._totals: dict[str, float] = checkpoint.state["totals"]
+        self._best: dict[str, Any] | None = checkpoint.state["best"]
+        self._started = time.monotonic()
+        self._survey: tuple[dict[str, GroupTask], Tensor] | None = None
+
+    def end_round(self, server_round: int, record: ArrayRecord) -> MetricRecord | None:
+        """Take a finished round; Flower also calls it before the first one."""
+        if server_round == 0:
+            return None
+        report = self._strategy.report
+        if self._roles != self._attendance.roles:
+            # Means over other groups do not compare.
+            self._roles, self._best = self._attendance.roles, None
+        arrays = {name: read_array(array) for name, array in record.items()}
+        metrics: dict[str, Any] = {
+            "round": report.round_number,
+            "step": report.round_number * self._config.training.steps_per_round,
+            "train_loss": report.train_loss,
+            "losses": dict(report.losses),
+            "groups_trained": list(report.losses),
+            "groups_refused": report.refused,
+        }
+        if report.failed is not None:
+            metrics["failed"] = report.failed
+        if report.strategy:
+            metrics["strategy"] = report.strategy
+        if report.scores:
+            distance = self._config.data.distance
+            metrics |= summarize(report.scores, self._roles.by_group, distance)
+            metrics |= self._other_cells(report)
+            metrics["groups_unscored"] = report.unscored
+            last_round = report.round_number == self._config.federation.rounds
+            metrics |= self._plurality(arrays, brief=not last_round)
+            if not report.unscored:  # means over other groups do not compare
+                self._keep_best(metrics, arrays)
+        self._count(
+            {**report.seconds, "bytes_down": report.bytes_down, "bytes_up": report.bytes_up}
+        )
+        timings = {
+            "round": report.round_number,
+            # What a round takes in all, checkpoints too, is from its beginning to the next one's.
+            "began": report.began - self._started,
+            "seconds": report.seconds,
+            "bytes_down": report.bytes_down,
+            "bytes_up": report.bytes_up,
+            "groups": report.work,
+            **self._presence(),
+        }
+        self._trackers.log_round(metrics, timings)
+        if report.round_number == self._config.federation.rounds:
+            self._folder.save_model("model", arrays, self._describe(report.round_number))
+            summary = self._summary(metrics)
+            if isinstance(self._config.personal, ExpertsPersonal):
+                summary |= self._experts(record, metrics)
+            self._trackers.finish(summary)
+        elif report.round_number % self._config.federation.checkpoint_every == 0:
+            aggregator = self._strategy.aggregator
+            state = {
+                "totals": self._totals,
+                "best": self._best,
+                "run": self._strategy.run,
+                "strategy": aggregator.numbers,
+                "roles": self._roles.by_group,
+                "content": self._content,
+            }
+            save_checkpoint(
+                self._folder.path / "checkpoint",
+                Checkpoint(report.round_number, arrays, state, aggregator.arrays),
+            )
+        return None
+
+    def _experts(self, record: ArrayRecord, last: Mapping[str, Any]) -> dict[str, Any]:
+        """Gather and save the experts; scores of the run become those of their mixture."""
+        started = time.monotonic()
+        experts = gather_experts(self._strategy, record)
+        self._folder.save_model(
+            "experts",
+            experts.arrays,
+            {**self._describe(self._config.federation.rounds), "groups": list(experts.groups)},
+        )
+        facts = summarize(experts.scores, self._roles.by_group, self._config.data.distance)
+        facts |= {"trunk_cells": last["cells"], "groups_unscored": experts.unscored}
+        if self._simulated:
+            tasks, table_RD = self._local()
+            config = self._config
+            model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
+            model = model.to(table_RD.device, getattr(torch, config.precision))
+            weights = {
+                name: torch.from_numpy(array).to(table_RD.device)
+                for name, array in experts.arrays.items()
+            }
+            everyone = self._roles.groups
+            predict = expert_predictors(model, weights, experts.groups, everyone, table_RD)
+            facts["plurality"] = score_plurality(tasks, self._roles, predict, config, by_name=True)
+            facts["trunk_plurality"] = last["plurality"]
+        facts["experts"] = {
+            "groups": list(experts.groups),
+            "declined": experts.declined,
+            "seconds": time.monotonic() - started,
+        }
+        return facts
+
+    def _plurality(self, arrays: Arrays, brief: bool) -> dict[str, Any]:
+        """Plurality of the global model, in a simulation: only there one place has all answers."""
+        if not self._simulated:
+            return {}
+        tasks, table_RD = self._local()
+        config = self._config
+        model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
+        model = model.to(table_RD.device, getattr(torch, config.precision))
+        model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+        everyone = dict.fromkeys(self._roles.groups, model_predictor(model, table_RD))
+        return {"plurality": score_plurality(tasks, self._roles, everyone, config, brief)}
+
+    @property
+    def _simulated(self) -> bool:
+        nodes = self._attendance.nodes.values()
+        return all(node.partitions is not None for node in nodes) and not is_deployment(
+            self._config
+        )
+
+    def _local(self) -> tuple[dict[str, GroupTask], Tensor]:
+        """All groups of a simulation and the embeddings, read once."""
+        if self._survey is None:
+            if self._config.threads is not None:  # bits are those of one process
+                torch.set_num_threads(self._config.threads)
+            survey = self._load_survey()
+            table_RD = survey_table(survey, self._config).to(choose_device(self._config.device))
+            self._survey = group_tasks(survey, self._roles.groups, self._config, table_RD), table_RD
+        return self._survey
+
+    def _load_survey(self) -> Survey:
+        """Read the simulation's survey again; it must be the one that the run began with."""
+        survey = load_survey(self._config.data)
+        mine = {
+            group: own for group, own in survey.fingerprints.items() if group in self._roles.groups
+        }
+        check_survey(self._content, mine, f"{self._folder.path}")
+        return survey
+
+    def _presence(self) -> dict[str, Any]:
+        """In a deployment, when the round ended, who came and went, and each group's node."""
+        if not is_deployment(self._config):
+            return {}
+        attendance = self._attendance
+        return {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "joined": attendance.joined,
+            "left": attendance.left,
+            "nodes": {
+                group: str(node)
+                for node, groups in attendance.groups_of.items()
+                for group in groups
+            },
+        }
+
+    def _other_cells(self, report: RoundReport) -> dict[str, Any]:
+        """Cells of personal models, and of those that do not attack, where there are any."""
+        cells: dict[str, Any] = {}
+        distance = self._config.data.distance
+        if report.personal_scores:
+            personal = summarize(report.personal_scores, self._roles.by_group, distance)
+            cells |= {"personal_cells": personal["cells"], "personal_groups": personal["groups"]}
+        attack = self._config.attack
+        if isinstance(attack, PoisoningAttack):
+            honest = {
+                group: score for group, score in report.scores.items() if group not in attack.groups
+            }
+            cells["honest_cells"] = summarize(honest, self._roles.by_group, distance)["cells"]
+        return cells
+
+    def _keep_best(self, metrics: Mapping[str, Any], arrays: Arrays) -> None:
+        cell = next((name for name in _SELECTION_CELLS if name in metrics["cells"]), None)
+        if cell is None:
+            return
+        alignment = metrics["cells"][cell]["alignment"]
+        if self._best is None or alignment > self._best["alignment"]:
+            number = metrics["round"]
+            self._best = {"round": number, "cell": cell, "alignment": alignment}
+            self._folder.save_model("model-best", arrays, self._describe(number))
+
+    def _count(self, amounts: Mapping[str, float]) -> None:
+        for name, amount in amounts.items():
+            self._totals[name] = self._totals.get(name, 0) + amount
+
+    def _describe(self, round_number: int) -> dict[str, Any]:
+        return {"round": round_number, **self._model}
+
+    def _summary(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        nodes = self._attendance.nodes.values()
+        if is_deployment(self._config):
+            facts = {"participation": self._folder.participation()}
+        elif all(node.partitions is not None for node in nodes):
+            facts = _survey_facts(self._load_survey(), self._config, self._roles)
+        else:
+            facts = {}
+        return {
+            **last,
+            "best": self._best,
+            "rounds": self._config.federation.rounds,
+            "seed": self._config.seed,
+            "distance": self._config.data.distance,
+            "train_groups": list(self._roles.train),
+            "held_out_groups": list(self._roles.held_out),
+            "groups_absent": list(self._roles.absent),
+            "groups_dropped": {},
+            "populations": tell_parentheses(self._roles.groups, self._config.data),
+            "nodes": len(nodes),
+            "devices": {
+                "clients": describe(node.device for node in nodes),
+                "server": "cpu",
+            },
+            "threads": sorted({node.threads for node in nodes}),
+            "privacy": _privacy(self._config, self._strategy.aggregator),
+            "bytes_down": self._totals["bytes_down"],
+            "bytes_up": self._totals["bytes_up"],
+            "seconds": {
+                "train": self._totals["train"],
+                "evaluate": self._totals["evaluate"],
+                "this_process": time.monotonic() - self._started,
+            },
+            "versions": versions(),
+            "content": self._content,
+            **facts,
+        }
+
+
+def _privacy(config: Config, aggregator: Aggregator) -> dict[str, Any] | None:
+    """Whom the run protected, and how well."""
+    privacy = config.privacy
+    if isinstance(privacy, CentralPrivacy):
+        epsilon = aggregator.report()["epsilon"]
+        return {"protects": "groups", "epsilon": epsilon, "delta": privacy.delta}
+    if isinstance(privacy, RespondentPrivacy):
+        epsilon, delta = privacy.epsilon, privacy.delta
+        return {"protects": "respondents", "epsilon": epsilon, "delta": delta}
+    return None
+
+
+def _survey_facts(survey: Survey, config: Config, roles: Roles) -> dict[str, Any]:
+    """What only a simulation can know, because it holds the whole survey."""
+    # Nodes host the groups that take part: those with too few questions are known only here.
+    whole = survey_roles(survey, config)
+    table_RD = survey_table(survey, config)
+    tasks = group_tasks(survey, roles.groups, config, table_RD)
+    return {
+        "near_copies": near_copy_counts(survey, table_RD, config),
+        "survey": {
+            "source": survey.source,
+            "questions": len(survey.questions),
+            "rows_dropped": dict(survey.dropped),
+            "fingerprint": survey.fingerprint,
+            "groups_joined": {name: list(own) for name, own in survey.joined.items()},
+        },
+        "groups_absent": list(whole.absent),
+        "groups_dropped": dict(whole.dropped),
+        "baselines": score_baselines(tasks, roles, table_RD, config),
+    }

@@ -1,0 +1,1 @@
+"""The preference transformer and how it learns."""

@@ -1,0 +1,212 @@
+"""Arms that train in one place: on all groups' answers at once, or each group alone.
+
+Both leave the same files behind as a federated run.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.optim import Adam
+
+from plurallm.config.digest import config_dict
+from plurallm.config.schema import Config
+from plurallm.data.content import content_dict, content_of
+from plurallm.data.roles import tell_parentheses
+from plurallm.data.tasks import near_copy_counts
+from plurallm.evaluate.plurality import score_plurality
+from plurallm.evaluate.scores import Predictor, model_predictor, score_group, summarize
+from plurallm.learn.centralized import train_pooled
+from plurallm.learn.local import train_group
+from plurallm.learn.transformer import PreferenceTransformer
+from plurallm.record.checkpoint import Arrays
+from plurallm.record.run_folder import RunFolder
+from plurallm.record.trackers import open_trackers, versions
+from plurallm.study import LocalSurvey
+
+
+class Learner(Protocol):
+    """Something that learns round by round."""
+
+    def train(self, round_number: int) -> dict[str, float]:
+        """Learn for one round; the mean loss of each training group."""
+
+    def predictors(self) -> dict[str, Predictor]:
+        """Predictor of each group that can be predicted."""
+
+    def arrays(self) -> Arrays | None:
+        """Weights of the one model, where there is one."""
+
+
+class Pooled:
+    """One model, trained on all training groups at once."""
+
+    def __init__(self, local: LocalSurvey) -> None:
+        self._local = local
+        self._model = local.new_model()
+        self._optimizer = Adam(self._model.parameters(), fused=True)
+
+    def train(self, round_number: int) -> dict[str, float]:
+        """See ``train_pooled``."""
+        local = self._local
+        return train_pooled(
+            self._model,
+            self._optimizer,
+            local.train_tasks,
+            local.table_RD,
+            local.config,
+            round_number,
+        )
+
+    def predictors(self) -> dict[str, Predictor]:
+        """The model, for every group."""
+        predict = model_predictor(self._model, self._local.table_RD)
+        return dict.fromkeys(self._local.roles.groups, predict)
+
+    def arrays(self) -> Arrays:
+        """The model's weights."""
+        return {name: value.cpu().numpy() for name, value in self._model.state_dict().items()}
+
+
+class Local:
+    """A model for each training group, trained on that group alone: federations of one."""
+
+    def __init__(self, local: LocalSurvey) -> None:
+        self._local = local
+        self._models: dict[str, PreferenceTransformer] = {
+            name: local.new_model() for name in local.roles.train
+        }
+
+    def train(self, round_number: int) -> dict[str, float]:
+        """See ``train_group``."""
+        local = self._local
+        losses = {}
+        for name, model in self._models.items():
+            update = train_group(
+                model, local.tasks[name], local.table_RD, local.config, round_number
+            )
+            losses[name] = sum(update.losses) / len(update.losses)
+        return losses
+
+    def predictors(self) -> dict[str, Predictor]:
+        """Each training group's own model; held-out groups have none."""
+        return {
+            name: model_predictor(model, self._local.table_RD)
+            for name, model in self._models.items()
+        }
+
+    def arrays(self) -> None:
+        """There is no one model."""
+
+
+def run_central(learner: Learner, local: LocalSurvey, overrides: list[str], path: Path) -> None:
+    """Train for ``federation.rounds`` rounds and record each as a federated run does.
+
+    Parameters
+    ----------
+    learner : Learner
+        What learns.
+    local : LocalSurvey
+        The survey and the configuration.
+    overrides : list of str
+        What led to the configuration.
+    path : Path
+        The run's folder.
+    """
+    config, started = local.config, time.monotonic()
+    folder = RunFolder(path)
+    folder.save_config(config, overrides)
+    with open_trackers(config, folder, 0) as trackers:
+        for number in range(1, config.federation.rounds + 1):
+            begun = time.monotonic()
+            losses = learner.train(number)
+            trained = time.monotonic()
+            metrics: dict[str, Any] = {
+                "round": number,
+                "step": number * config.training.steps_per_round,
+                "train_loss": sum(losses.values()) / len(losses),
+                "losses": losses,
+                "groups_trained": list(losses),
+                "groups_refused": {},
+            }
+            last = number == config.federation.rounds
+            if number % config.evaluation.every == 0 or last:
+                metrics |= score(learner.predictors(), local, brief=not last)
+                metrics["groups_unscored"] = {}
+            seconds = {"train": trained - begun, "evaluate": time.monotonic() - trained}
+            trackers.log_round(
+                metrics, {"round": number, "seconds": seconds, "bytes_down": 0, "bytes_up": 0}
+            )
+        arrays = learner.arrays()
+        if arrays is not None:
+            folder.save_model("model", arrays, _describe(config, local))
+        trackers.finish(
+            {**metrics, **run_facts(local), "seconds": {"this_process": time.monotonic() - started}}
+        )
+
+
+def score(
+    predictors: Mapping[str, Predictor], local: LocalSurvey, brief: bool = False
+) -> dict[str, Any]:
+    """Score predictors, in the shape of ``evaluation.summarize``, with ``plurality`` beside it.
+
+    Parameters
+    ----------
+    predictors : mapping of str to Predictor
+        By group.
+    local : LocalSurvey
+        The survey.
+    brief : bool
+        Whether fewer pairs of groups will do for the plurality, as between two rounds.
+    """
+    scores = {
+        name: score_group(local.tasks[name], predict, local.config)
+        for name, predict in predictors.items()
+    }
+    plurality = score_plurality(local.tasks, local.roles, predictors, local.config, brief)
+    cells = summarize(scores, local.roles.by_group, local.config.data.distance)
+    return cells | {"plurality": plurality}
+
+
+def run_facts(local: LocalSurvey) -> dict[str, Any]:
+    """What the summary of every arm says beside its scores."""
+    return {
+        "best": None,
+        "rounds": local.config.federation.rounds,
+        "seed": local.config.seed,
+        "distance": local.config.data.distance,
+        "train_groups": list(local.roles.train),
+        "held_out_groups": list(local.roles.held_out),
+        "groups_dropped": dict(local.roles.dropped),
+        "groups_absent": list(local.roles.absent),
+        "groups_refused": {},
+        "groups_unscored": {},
+        "populations": tell_parentheses(local.roles.groups, local.config.data),
+        "near_copies": near_copy_counts(local.survey, local.table_RD, local.config),
+        "nodes": 0,
+        "devices": {"clients": str(local.table_RD.device), "server": "cpu"},
+        "bytes_down": 0,
+        "bytes_up": 0,
+        "versions": versions(),
+        "content": content_dict(content_of(local.survey, local.config)),
+        "survey": {
+            "source": local.survey.source,
+            "questions": len(local.survey.questions),
+            "rows_dropped": dict(local.survey.dropped),
+            "fingerprint": local.survey.fingerprint,
+            "groups_joined": {name: list(own) for name, own in local.survey.joined.items()},
+        },
+    }
+
+
+def _describe(config: Config, local: LocalSurvey) -> dict[str, Any]:
+    tree = config_dict(config)
+    return {
+        "round": config.federation.rounds,
+        "embedding_width": local.table_RD.shape[1],
+        "model": tree["model"],
+        "embedding": tree["embedding"],
+        "precision": config.precision,
+        "content": content_dict(content_of(local.survey, config)),
+    }

@@ -1,0 +1,1 @@
+"""Reports of a run or a comparison: page, tables, pictures, CSV."""
