@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +18,7 @@ from plurallm.config.error import ConfigError
 from plurallm.config.overrides import absolute_overrides, config_directory, hydra_quote
 from plurallm.config.schema import WandbTracking
 from plurallm.config.services import ExportConfig, ServeConfig
+from plurallm.record.run_folder import new_run_folder
 
 USAGE = """usage: plurallm VERB [overrides]
 
@@ -29,6 +29,8 @@ verbs:
   report FOLDER      print the tables of a run or a comparison, and write its report.html
   check-data FILE    say what is in a survey file, data=custom unless data=... is given
   export RUN FOLDER  write a run's model as a self-contained reward bundle
+  predict RUN_OR_BUNDLE --question TEXT --options A B ...
+                     print how groups answer a question
   serve BUNDLE       answer HTTP requests with a reward bundle
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
@@ -42,6 +44,9 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
+    if arguments[0] == "predict":
+        _report_errors(predict, arguments[1:])
+        return
     if arguments[0] in TOOLS:
         _run_tool(arguments[0], arguments[1:])
         return
@@ -176,6 +181,13 @@ def export(overrides: Sequence[str]) -> None:
     print(f"The reward bundle: {config.folder}, with the context of {released}")
 
 
+def predict(arguments: Sequence[str]) -> None:
+    """Print how groups answer a question."""
+    from plurallm.results.prediction import predict as predict_shares
+
+    predict_shares(arguments)
+
+
 def serve(overrides: Sequence[str]) -> None:
     """Answer HTTP requests with a reward bundle until SIGINT or SIGTERM."""
     from plurallm.reward.http.server import run_server
@@ -200,33 +212,6 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
 PATH_VERBS = {"check-data": ("data.path", "data=custom"), "report": ("output_dir", "")}
 """Verbs whose first argument is a path: the key that it is the value of, and a choice that goes
 without saying, if any."""
-
-
-def new_run_folder(parent: Path, prefix: str = "") -> Path:
-    """Reserve a folder for a run, named by date and time.
-
-    Parameters
-    ----------
-    parent : Path
-        Made when missing.
-    prefix : str
-        What the name starts with.
-
-    Returns
-    -------
-    Path
-        A new, empty folder: two runs that start together get two.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    started = prefix + datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
-        folder = parent / (started + suffix)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder.resolve()
-    raise FileExistsError(f"{parent} already holds a thousand runs of this second")
 
 
 def _run_tool(name: str, arguments: Sequence[str]) -> None:
@@ -261,7 +246,7 @@ def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[st
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=False)],
     )
     try:
-        verb(absolute_overrides(overrides, Path.cwd()))
+        verb(overrides if verb is predict else absolute_overrides(overrides, Path.cwd()))
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except RuntimeError as error:

@@ -36,7 +36,6 @@ from processes import (
     on_signals,
 )
 
-from plurallm.cli import new_run_folder
 from plurallm.config.compose import load_config
 from plurallm.config.overrides import absolute_overrides, hydra_quote
 from plurallm.config.schema import Config
@@ -44,6 +43,7 @@ from plurallm.data.tasks import load_survey, plan_nodes, survey_table
 from plurallm.federate.server_app import checkpoint_to_resume
 from plurallm.record.lock import check_unlocked
 from plurallm.record.progress import ProgressTracker
+from plurallm.record.run_folder import new_run_folder
 from plurallm.results.report.tables import print_result
 
 

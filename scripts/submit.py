@@ -22,13 +22,13 @@ from processes import REPOSITORY, FirstSignal, RunError, ask, surroundings
 from run import complete_lines, last_lines, run_config
 from server import CONNECTION
 
-from plurallm.cli import new_run_folder
 from plurallm.config.compose import load_config
 from plurallm.config.overrides import absolute_overrides, hydra_quote, override_key
 from plurallm.federate.registration import audit
 from plurallm.federate.server_app import checkpoint_to_resume
 from plurallm.record.lock import SUBMITTED, check_unlocked, lock_run
 from plurallm.record.progress import ProgressTracker
+from plurallm.record.run_folder import new_run_folder
 from plurallm.results.report.tables import print_result
 
 SERVERS_OWN = ("output_dir", "cache_dir", "resume", "tracking", "tracking.*")

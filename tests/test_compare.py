@@ -25,7 +25,7 @@ from plurallm.results.compare.paired import Pairs, read_pairs
 from plurallm.results.compare.run_comparison import ArmsFailedError, run_comparison
 from plurallm.results.compare.summary import comparison_results
 from plurallm.results.compare.verdicts import verdicts
-from plurallm.study import local_survey
+from plurallm.study import cached_study
 
 HELD_OUT = "held_out_groups.seen_questions"
 ARMS = "federated,pooled_steps,pooled_rounds,local,experts,paper,uniform,mean,mixture,neighbours"
@@ -351,12 +351,12 @@ def test_an_arm_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:
 
 def test_pooled_training_of_one_group_is_local_training() -> None:
     overrides = (*SMALL, "data.train_groups=[]", "data.held_out_fraction=0.6", "precision=float64")
-    local = local_survey(overrides)
-    (task,) = local.train_tasks
-    pooled = Pooled(local)
+    study = cached_study(overrides)
+    (task,) = study.train_tasks
+    pooled = Pooled(study)
     losses = pooled.train(1)
-    alone = local.new_model()
-    update = train_group(alone, task, local.table_RD, local.config, 1)
+    alone = study.new_model()
+    update = train_group(alone, task, study.table_RD, study.config, 1)
     assert losses[task.name] == pytest.approx(sum(update.losses) / len(update.losses))
     for name, value in alone.state_dict().items():
         assert np.array_equal(pooled.arrays()[name], value.numpy()), name

@@ -4,7 +4,7 @@ A bad row is refused with file, row and reason.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,26 @@ def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
         raise SurveyError(f"{path} is a folder; data.path names the survey file")
     if not path.is_file():
         raise SurveyError(f"{path}: no such file; data.path names the survey file")
-    rows = table_rows(path)
+    return survey_of_rows(path, table_rows(path), source)
+
+
+def survey_of_rows(path: Path, rows: Iterator[tuple[int, dict[str, Any]]], source: str) -> Survey:
+    """Make a survey of the rows of a table.
+
+    Parameters
+    ----------
+    path : Path
+        What messages name as the file.
+    rows : iterator of (int, dict)
+        Number and cells of each row.
+    source : str
+        As for ``read_survey``.
+
+    Raises
+    ------
+    SurveyError
+        Naming file, row and reason.
+    """
     first = next(rows, None)
     if first is None:
         raise SurveyError(f"{path}: no usable row")

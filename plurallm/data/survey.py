@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +137,13 @@ class Survey:
     layout: str = ""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_frame(frame: Any) -> "Survey":
+        """Read a pandas or polars frame in our own format: see ``plurallm.data.frames``."""
+        from plurallm.data.frames import frame_survey
+
+        return frame_survey(frame)
 
     @cached_property
     def identities(self) -> tuple[str, ...]:

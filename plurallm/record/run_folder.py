@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,30 @@ def _write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def new_run_folder(parent: Path, prefix: str = "") -> Path:
+    """Reserve a folder for a run, named by date and time.
+
+    Parameters
+    ----------
+    parent : Path
+        Made when missing.
+    prefix : str
+        What the name starts with.
+
+    Returns
+    -------
+    Path
+        A new, empty folder: two runs that start together get two.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    started = prefix + datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        folder = parent / (started + suffix)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder.resolve()
+    raise FileExistsError(f"{parent} already holds a thousand runs of this second")

@@ -50,12 +50,20 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
         For a group that the survey does not have, or that has too few questions, or a run whose
         embedder cannot embed new texts.
     """
-    run, folder = Path(export.run), Path(export.folder)
+    folder = Path(export.folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose another folder")
+    model = run_model(export)
+    model.save_pretrained(folder)
+    return model
+
+
+def run_model(export: ExportConfig) -> PreferenceRewardModel:
+    """Load a run's model as ``export_bundle`` does, without writing it anywhere."""
+    run = Path(export.run)
     weights = run / _FOLDERS[export.weights] / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"{run} is not the folder of a finished run: {weights} is missing")
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: choose another folder")
     description = json.loads(weights.with_name("config.json").read_text(encoding="utf-8"))
     config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
     if description["embedding"]["name"] == "table":
@@ -90,9 +98,7 @@ def export_bundle(export: ExportConfig) -> PreferenceRewardModel:
         stacked = load_file(run / "experts" / "model.safetensors")
         for row, network in enumerate(model.experts):
             network.load_state_dict({name: own[row] for name, own in stacked.items()})
-    model.eval()
-    model.save_pretrained(folder)
-    return model
+    return model.eval()
 
 
 def _probe(content: dict[str, Any] | None) -> dict[str, Any] | None:

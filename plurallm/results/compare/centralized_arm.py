@@ -23,7 +23,7 @@ from plurallm.learn.transformer import PreferenceTransformer
 from plurallm.record.checkpoint import Arrays
 from plurallm.record.run_folder import RunFolder
 from plurallm.record.trackers import open_trackers, versions
-from plurallm.study import LocalSurvey
+from plurallm.study import Study
 
 
 class Learner(Protocol):
@@ -42,27 +42,27 @@ class Learner(Protocol):
 class Pooled:
     """One model, trained on all training groups at once."""
 
-    def __init__(self, local: LocalSurvey) -> None:
-        self._local = local
-        self._model = local.new_model()
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._model = study.new_model()
         self._optimizer = Adam(self._model.parameters(), fused=True)
 
     def train(self, round_number: int) -> dict[str, float]:
         """See ``train_pooled``."""
-        local = self._local
+        study = self._study
         return train_pooled(
             self._model,
             self._optimizer,
-            local.train_tasks,
-            local.table_RD,
-            local.config,
+            study.train_tasks,
+            study.table_RD,
+            study.config,
             round_number,
         )
 
     def predictors(self) -> dict[str, Predictor]:
         """The model, for every group."""
-        predict = model_predictor(self._model, self._local.table_RD)
-        return dict.fromkeys(self._local.roles.groups, predict)
+        predict = model_predictor(self._model, self._study.table_RD)
+        return dict.fromkeys(self._study.roles.groups, predict)
 
     def arrays(self) -> Arrays:
         """The model's weights."""
@@ -72,19 +72,19 @@ class Pooled:
 class Local:
     """A model for each training group, trained on that group alone: federations of one."""
 
-    def __init__(self, local: LocalSurvey) -> None:
-        self._local = local
+    def __init__(self, study: Study) -> None:
+        self._study = study
         self._models: dict[str, PreferenceTransformer] = {
-            name: local.new_model() for name in local.roles.train
+            name: study.new_model() for name in study.roles.train
         }
 
     def train(self, round_number: int) -> dict[str, float]:
         """See ``train_group``."""
-        local = self._local
+        study = self._study
         losses = {}
         for name, model in self._models.items():
             update = train_group(
-                model, local.tasks[name], local.table_RD, local.config, round_number
+                model, study.tasks[name], study.table_RD, study.config, round_number
             )
             losses[name] = sum(update.losses) / len(update.losses)
         return losses
@@ -92,7 +92,7 @@ class Local:
     def predictors(self) -> dict[str, Predictor]:
         """Each training group's own model; held-out groups have none."""
         return {
-            name: model_predictor(model, self._local.table_RD)
+            name: model_predictor(model, self._study.table_RD)
             for name, model in self._models.items()
         }
 
@@ -100,21 +100,21 @@ class Local:
         """There is no one model."""
 
 
-def run_central(learner: Learner, local: LocalSurvey, overrides: list[str], path: Path) -> None:
+def run_central(learner: Learner, study: Study, overrides: list[str], path: Path) -> None:
     """Train for ``federation.rounds`` rounds and record each as a federated run does.
 
     Parameters
     ----------
     learner : Learner
         What learns.
-    local : LocalSurvey
+    study : Study
         The survey and the configuration.
     overrides : list of str
         What led to the configuration.
     path : Path
         The run's folder.
     """
-    config, started = local.config, time.monotonic()
+    config, started = study.config, time.monotonic()
     folder = RunFolder(path)
     folder.save_config(config, overrides)
     with open_trackers(config, folder, 0) as trackers:
@@ -132,7 +132,7 @@ def run_central(learner: Learner, local: LocalSurvey, overrides: list[str], path
             }
             last = number == config.federation.rounds
             if number % config.evaluation.every == 0 or last:
-                metrics |= score(learner.predictors(), local, brief=not last)
+                metrics |= score(learner.predictors(), study, brief=not last)
                 metrics["groups_unscored"] = {}
             seconds = {"train": trained - begun, "evaluate": time.monotonic() - trained}
             trackers.log_round(
@@ -140,73 +140,71 @@ def run_central(learner: Learner, local: LocalSurvey, overrides: list[str], path
             )
         arrays = learner.arrays()
         if arrays is not None:
-            folder.save_model("model", arrays, _describe(config, local))
+            folder.save_model("model", arrays, _describe(config, study))
         trackers.finish(
-            {**metrics, **run_facts(local), "seconds": {"this_process": time.monotonic() - started}}
+            {**metrics, **run_facts(study), "seconds": {"this_process": time.monotonic() - started}}
         )
 
 
-def score(
-    predictors: Mapping[str, Predictor], local: LocalSurvey, brief: bool = False
-) -> dict[str, Any]:
+def score(predictors: Mapping[str, Predictor], study: Study, brief: bool = False) -> dict[str, Any]:
     """Score predictors, in the shape of ``evaluation.summarize``, with ``plurality`` beside it.
 
     Parameters
     ----------
     predictors : mapping of str to Predictor
         By group.
-    local : LocalSurvey
+    study : Study
         The survey.
     brief : bool
         Whether fewer pairs of groups will do for the plurality, as between two rounds.
     """
     scores = {
-        name: score_group(local.tasks[name], predict, local.config)
+        name: score_group(study.tasks[name], predict, study.config)
         for name, predict in predictors.items()
     }
-    plurality = score_plurality(local.tasks, local.roles, predictors, local.config, brief)
-    cells = summarize(scores, local.roles.by_group, local.config.data.distance)
+    plurality = score_plurality(study.tasks, study.roles, predictors, study.config, brief)
+    cells = summarize(scores, study.roles.by_group, study.config.data.distance)
     return cells | {"plurality": plurality}
 
 
-def run_facts(local: LocalSurvey) -> dict[str, Any]:
+def run_facts(study: Study) -> dict[str, Any]:
     """What the summary of every arm says beside its scores."""
     return {
         "best": None,
-        "rounds": local.config.federation.rounds,
-        "seed": local.config.seed,
-        "distance": local.config.data.distance,
-        "train_groups": list(local.roles.train),
-        "held_out_groups": list(local.roles.held_out),
-        "groups_dropped": dict(local.roles.dropped),
-        "groups_absent": list(local.roles.absent),
+        "rounds": study.config.federation.rounds,
+        "seed": study.config.seed,
+        "distance": study.config.data.distance,
+        "train_groups": list(study.roles.train),
+        "held_out_groups": list(study.roles.held_out),
+        "groups_dropped": dict(study.roles.dropped),
+        "groups_absent": list(study.roles.absent),
         "groups_refused": {},
         "groups_unscored": {},
-        "populations": tell_parentheses(local.roles.groups, local.config.data),
-        "near_copies": near_copy_counts(local.survey, local.table_RD, local.config),
+        "populations": tell_parentheses(study.roles.groups, study.config.data),
+        "near_copies": near_copy_counts(study.survey, study.table_RD, study.config),
         "nodes": 0,
-        "devices": {"clients": str(local.table_RD.device), "server": "cpu"},
+        "devices": {"clients": str(study.table_RD.device), "server": "cpu"},
         "bytes_down": 0,
         "bytes_up": 0,
         "versions": versions(),
-        "content": content_dict(content_of(local.survey, local.config)),
+        "content": content_dict(content_of(study.survey, study.config)),
         "survey": {
-            "source": local.survey.source,
-            "questions": len(local.survey.questions),
-            "rows_dropped": dict(local.survey.dropped),
-            "fingerprint": local.survey.fingerprint,
-            "groups_joined": {name: list(own) for name, own in local.survey.joined.items()},
+            "source": study.survey.source,
+            "questions": len(study.survey.questions),
+            "rows_dropped": dict(study.survey.dropped),
+            "fingerprint": study.survey.fingerprint,
+            "groups_joined": {name: list(own) for name, own in study.survey.joined.items()},
         },
     }
 
 
-def _describe(config: Config, local: LocalSurvey) -> dict[str, Any]:
+def _describe(config: Config, study: Study) -> dict[str, Any]:
     tree = config_dict(config)
     return {
         "round": config.federation.rounds,
-        "embedding_width": local.table_RD.shape[1],
+        "embedding_width": study.table_RD.shape[1],
         "model": tree["model"],
         "embedding": tree["embedding"],
         "precision": config.precision,
-        "content": content_dict(content_of(local.survey, config)),
+        "content": content_dict(content_of(study.survey, config)),
     }

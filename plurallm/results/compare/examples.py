@@ -7,20 +7,20 @@ import numpy as np
 
 from plurallm.results.compare.jobs import Job
 from plurallm.results.compare.paired import read_pairs
-from plurallm.study import LocalSurvey
+from plurallm.study import Study
 
 _QUANTILES = (0.1, 0.5, 0.9)
 _SHOWN = ("federated", "pooled_steps", "mean")
 
 
-def examples(jobs: Sequence[Job], local: LocalSurvey) -> list[dict[str, Any]]:
+def examples(jobs: Sequence[Job], study: Study) -> list[dict[str, Any]]:
     """Take the questions at three quantiles of the federated arm's distances.
 
     Parameters
     ----------
     jobs : sequence of Job
         Finished jobs.
-    local : LocalSurvey
+    study : Study
         Of the first seed.
 
     Returns
@@ -30,12 +30,12 @@ def examples(jobs: Sequence[Job], local: LocalSurvey) -> list[dict[str, Any]]:
         ``group``, ``question``, ``options``, ``seen``, ``quantile``, ``true`` shares and
         ``predicted`` shares and ``distance`` by arm. Empty without a federated arm.
     """
-    first = {job.arm.name: job for job in jobs if job.seed == local.config.seed}
+    first = {job.arm.name: job for job in jobs if job.seed == study.config.seed}
     if "federated" not in first:
         return []
     pairs = {name: read_pairs(first[name].folder / "pairs.npz") for name in _SHOWN if name in first}
     ours = pairs["federated"]
-    groups = local.roles.held_out or local.roles.train
+    groups = study.roles.held_out or study.roles.train
     rows = []
     for seen in (True, False):
         chosen = np.flatnonzero(
@@ -45,8 +45,8 @@ def examples(jobs: Sequence[Job], local: LocalSurvey) -> list[dict[str, Any]]:
         for quantile in _QUANTILES if len(order) else ():
             row = order[round(quantile * (len(order) - 1))]
             group, position = str(ours.group_N[row]), int(ours.question_N[row])
-            question = local.survey.questions[position]
-            answers = local.survey.answers[group]
+            question = study.survey.questions[position]
+            answers = study.survey.answers[group]
             own = int(np.searchsorted(answers.question_Q, position))
             count = len(question.options)
             predicted = {}

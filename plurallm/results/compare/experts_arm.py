@@ -20,7 +20,7 @@ from plurallm.evaluate.baselines.pooled_answers import simplex_weights
 from plurallm.evaluate.scores import Predictor, model_predictor
 from plurallm.learn.local import train_group
 from plurallm.learn.transformer import PreferenceTransformer
-from plurallm.study import LocalSurvey
+from plurallm.study import Study
 
 EXPERT_RIDGE = 1.0
 """Pull of the weights towards equal ones."""
@@ -28,14 +28,14 @@ EXPERT_RIDGE = 1.0
 _FOLDS = 5
 
 
-def expert_predictors(model: PreferenceTransformer, local: LocalSurvey) -> dict[str, Predictor]:
+def expert_predictors(model: PreferenceTransformer, study: Study) -> dict[str, Predictor]:
     """Fine-tune one expert for each training group and mix them for every group.
 
     Parameters
     ----------
     model : PreferenceTransformer
         The federation's final model; it is left as it is.
-    local : LocalSurvey
+    study : Study
         The survey; ``compare.expert_steps`` and ``compare.expert_learning_rate`` say how long and
         how fast to fine-tune.
 
@@ -44,22 +44,22 @@ def expert_predictors(model: PreferenceTransformer, local: LocalSurvey) -> dict[
     dict of str to Predictor
         By group; a training group is predicted by the experts of the others and its own.
     """
-    compare = local.config.compare
+    compare = study.config.compare
     config = replace(
-        local.config,
-        federation=replace(local.config.federation, rounds=1),
+        study.config,
+        federation=replace(study.config.federation, rounds=1),
         training=replace(
-            local.config.training,
+            study.config.training,
             steps_per_round=compare.expert_steps,
             learning_rate=compare.expert_learning_rate,
         ),
     )
     experts = []
-    for task in local.train_tasks:
+    for task in study.train_tasks:
         expert = copy.deepcopy(model)
-        train_group(expert, task, local.table_RD, config, 1)
-        experts.append(model_predictor(expert, local.table_RD))
-    return dict.fromkeys(local.roles.groups, mix_experts(experts))
+        train_group(expert, task, study.table_RD, config, 1)
+        experts.append(model_predictor(expert, study.table_RD))
+    return dict.fromkeys(study.roles.groups, mix_experts(experts))
 
 
 def mix_experts(experts: Sequence[Predictor]) -> Predictor:

@@ -25,7 +25,7 @@ from plurallm.results.compare.behind import check_comparison
 from plurallm.results.compare.centralized_arm import Local, Pooled, run_central, run_facts, score
 from plurallm.results.compare.experts_arm import expert_predictors
 from plurallm.results.compare.paired import write_pairs
-from plurallm.study import LocalSurvey, local_survey
+from plurallm.study import Study, cached_study
 
 _DONE = "pairs.npz"
 """The last file that a job writes."""
@@ -105,7 +105,7 @@ def _run(job: Job) -> None:
     with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
         sys.stderr = log  # no progress bar: the comparison shows one for all
         logging.basicConfig(stream=log, format="%(message)s", level=logging.INFO, force=True)
-        check_comparison(job.folder.parent.parent, local_survey(job.run_overrides).survey)
+        check_comparison(job.folder.parent.parent, cached_study(job.run_overrides).survey)
         overrides = [*job.run_overrides, f"output_dir={hydra_quote(str(job.folder))}"]
         if job.arm.kind == "federated":
             if not (job.folder / "summary.json").exists():
@@ -113,12 +113,12 @@ def _run(job: Job) -> None:
                 if resume:
                     overrides.append(f"resume={hydra_quote(str(job.folder))}")
                 run_in_process(overrides)
-            local = local_survey(job.run_overrides)
-            predictors = _saved_predictors(job.folder, local)
+            study = cached_study(job.run_overrides)
+            predictors = _saved_predictors(job.folder, study)
         else:
-            local = local_survey(job.run_overrides)
-            predictors = _predictors_here(job, local, overrides)
-        write_pairs(job.folder / _DONE, predictors, local)
+            study = cached_study(job.run_overrides)
+            predictors = _predictors_here(job, study, overrides)
+        write_pairs(job.folder / _DONE, predictors, study)
 
 
 def use_one_thread() -> None:
@@ -137,40 +137,38 @@ def _clear_unless_resumable(job: Job) -> None:
         shutil.rmtree(job.folder)
 
 
-def _predictors_here(
-    job: Job, local: LocalSurvey, overrides: Sequence[str]
-) -> dict[str, Predictor]:
+def _predictors_here(job: Job, study: Study, overrides: Sequence[str]) -> dict[str, Predictor]:
     if job.arm.kind in ("baseline", "experts"):
         if job.arm.kind == "experts":
             if not (job.federated_folder / _DONE).exists():
                 raise RuntimeError(f"federated with seed {job.seed} has failed")
-            model = _saved_model(job.federated_folder, local)
-            predictors = expert_predictors(model, local)
+            model = _saved_model(job.federated_folder, study)
+            predictors = expert_predictors(model, study)
         else:
-            everyone = baseline_predictors(local.tasks, local.roles, local.table_RD)
+            everyone = baseline_predictors(study.tasks, study.roles, study.table_RD)
             predictors = everyone[job.arm.name]
         folder = RunFolder(job.folder)
-        folder.save_config(local.config, list(overrides))
-        with open_trackers(local.config, folder, 0) as trackers:
-            trackers.finish(score(predictors, local) | run_facts(local))
+        folder.save_config(study.config, list(overrides))
+        with open_trackers(study.config, folder, 0) as trackers:
+            trackers.finish(score(predictors, study) | run_facts(study))
         return predictors
-    learner = Local(local) if job.arm.kind == "local" else Pooled(local)
-    run_central(learner, local, list(overrides), job.folder)
+    learner = Local(study) if job.arm.kind == "local" else Pooled(study)
+    run_central(learner, study, list(overrides), job.folder)
     return learner.predictors()
 
 
-def _saved_predictors(folder: Path, local: LocalSurvey) -> dict[str, Predictor]:
+def _saved_predictors(folder: Path, study: Study) -> dict[str, Predictor]:
     """What a finished run predicts with: its experts, where it has some, or the global model."""
-    model = _saved_model(folder, local)
+    model = _saved_model(folder, study)
     file = folder / "experts" / "model.safetensors"
     if not file.exists():
-        return dict.fromkeys(local.roles.groups, model_predictor(model, local.table_RD))
+        return dict.fromkeys(study.roles.groups, model_predictor(model, study.table_RD))
     names = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))["groups"]
-    weights = load_file(file, device=str(local.table_RD.device))
-    return stacked_predictors(model, weights, names, local.roles.groups, local.table_RD)
+    weights = load_file(file, device=str(study.table_RD.device))
+    return stacked_predictors(model, weights, names, study.roles.groups, study.table_RD)
 
 
-def _saved_model(folder: Path, local: LocalSurvey) -> PreferenceTransformer:
-    model = local.new_model()
+def _saved_model(folder: Path, study: Study) -> PreferenceTransformer:
+    model = study.new_model()
     model.load_state_dict(load_file(folder / "model" / "model.safetensors"))
     return model

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import pad
 
 from plurallm.evaluate.scores import Predictor, predict_draws
-from plurallm.study import LocalSurvey
+from plurallm.study import Study
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Pairs:
     share_NO: npt.NDArray[np.float32]
 
 
-def write_pairs(path: Path, predictors: Mapping[str, Predictor], local: LocalSurvey) -> None:
+def write_pairs(path: Path, predictors: Mapping[str, Predictor], study: Study) -> None:
     """Score predictors question by question; the file is there whole or not at all."""
     columns: dict[str, list[Any]] = {field.name: [] for field in fields(Pairs)}
     for group, predict in predictors.items():
-        for draw, scored in enumerate(predict_draws(local.tasks[group], predict, local.config)):
+        for draw, scored in enumerate(predict_draws(study.tasks[group], predict, study.config)):
             count = len(scored.target)
             columns["group_N"].append(np.full(count, group))
             columns["question_N"].append(scored.target.question_Q.numpy())

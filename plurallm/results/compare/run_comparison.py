@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import yaml
 from rich.console import Console
@@ -219,7 +221,8 @@ def _run_all(jobs: Sequence[Job], config: Config) -> dict[str, BaseException]:
     executor = ProcessPoolExecutor(
         _at_a_time(config), multiprocessing.get_context("spawn"), initializer=use_one_thread
     )
-    pending: dict[Future[None], Job] = {executor.submit(run_job, job): job for job in jobs}
+    with _script_hidden():
+        pending: dict[Future[None], Job] = {executor.submit(run_job, job): job for job in jobs}
     progress = _Progress(len(jobs))
     try:
         while pending:
@@ -239,6 +242,17 @@ def _run_all(jobs: Sequence[Job], config: Config) -> dict[str, BaseException]:
         progress.close()
         executor.shutdown(cancel_futures=True)
     return failed
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Keep worker processes from importing the caller's script, which would run it again."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 class _Progress:

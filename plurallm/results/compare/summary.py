@@ -25,7 +25,7 @@ from plurallm.results.compare.over_seeds import (
 from plurallm.results.compare.paired import read_pairs
 from plurallm.results.compare.run_comparison import read_jobs
 from plurallm.results.compare.verdicts import verdicts
-from plurallm.study import LocalSurvey, local_survey
+from plurallm.study import Study, cached_study
 
 
 def comparison_results(folder: Path) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def comparison_results(folder: Path) -> dict[str, Any]:
     done = [job for job in jobs if job.done]
     if not done:
         raise ConfigError(f"{folder}: no arm of this comparison is done")
-    local = local_survey(done[0].run_overrides)
-    check_comparison(folder, local.survey)
+    study = cached_study(done[0].run_overrides)
+    check_comparison(folder, study.survey)
     by_arm: dict[str, list[Job]] = {}
     for job in done:
         by_arm.setdefault(job.arm.name, []).append(job)
@@ -75,22 +75,22 @@ def comparison_results(folder: Path) -> dict[str, Any]:
         "seeds": config.compare.seeds,
         "config": config_dict(config),
         "survey": {
-            "source": local.survey.source,
-            "questions": len(local.survey.questions),
-            "rows_dropped": dict(local.survey.dropped),
-            "fingerprint": local.survey.fingerprint,
+            "source": study.survey.source,
+            "questions": len(study.survey.questions),
+            "rows_dropped": dict(study.survey.dropped),
+            "fingerprint": study.survey.fingerprint,
         },
-        "train_groups": list(local.roles.train),
-        "held_out_groups": list(local.roles.held_out),
-        "groups_dropped": dict(local.roles.dropped),
-        "groups_absent": list(local.roles.absent),
+        "train_groups": list(study.roles.train),
+        "held_out_groups": list(study.roles.held_out),
+        "groups_dropped": dict(study.roles.dropped),
+        "groups_absent": list(study.roles.absent),
         "versions": _versions(summaries.values()),
         "arms": arms,
         "convergence": convergence(arms),
         "verdicts": verdicts(arms),
-        "unanswered": _unanswered(local),
+        "unanswered": _unanswered(study),
         "unanswered_counts": _unanswered_counts(summaries),
-        "examples": examples(done, local),
+        "examples": examples(done, study),
     }
 
 
@@ -133,7 +133,7 @@ def _summaries(jobs: Iterable[Job]) -> dict[Job, dict[str, Any]]:
     found, unanswered = {}, {}
     for job in jobs:
         if job.seed not in unanswered:  # the same for every arm: all have the same roles
-            unanswered[job.seed] = _unanswered_pairs(local_survey(job.run_overrides))
+            unanswered[job.seed] = _unanswered_pairs(cached_study(job.run_overrides))
         found[job] = _summary(job, unanswered[job.seed])
     return found
 
@@ -161,15 +161,15 @@ def _versions(summaries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(versions) for name, versions in found.items()}
 
 
-def _unanswered_pairs(local: LocalSurvey) -> dict[str, tuple[int, ...]]:
-    return unanswered_pairs(local.tasks, answer_pool(local.tasks, local.roles.train))
+def _unanswered_pairs(study: Study) -> dict[str, tuple[int, ...]]:
+    return unanswered_pairs(study.tasks, answer_pool(study.tasks, study.roles.train))
 
 
-def _unanswered(local: LocalSurvey) -> list[dict[str, str]]:
+def _unanswered(study: Study) -> list[dict[str, str]]:
     """Pairs of a group and a question that no other training group answered."""
     return [
-        {"group": group, "question": local.survey.questions[position].text}
-        for group, positions in _unanswered_pairs(local).items()
+        {"group": group, "question": study.survey.questions[position].text}
+        for group, positions in _unanswered_pairs(study).items()
         for position in positions
     ]
 

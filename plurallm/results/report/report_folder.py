@@ -21,7 +21,17 @@ from plurallm.results.report.verdict import difference_sheet, verdict_sheet
 
 
 def report_folder(folder: Path) -> dict[str, Any]:
-    """Print the tables of a run or a comparison, and write its report.
+    """Print the tables of a run or a comparison, and write its report as ``write_report``."""
+    results = write_report(folder)
+    if "command" in results:
+        print_comparison(results)
+    else:
+        print_result(folder)
+    return results
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Write the report of a run or a comparison.
 
     Parameters
     ----------
@@ -42,11 +52,9 @@ def report_folder(folder: Path) -> dict[str, Any]:
     """
     if (folder / "compare.yaml").is_file():
         results = comparison_results(folder)
-        print_comparison(results)
         write_json(results, folder / "comparison.json")
     elif (folder / "config.yaml").is_file():
         results = run_results(folder)
-        print_result(folder)
     else:
         raise ConfigError(f"{folder} is the folder of no run and of no comparison")
     write_tables(results, folder)
