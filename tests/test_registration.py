@@ -105,7 +105,10 @@ def test_a_node_cannot_fill_the_audit_file_with_names(folder):
 
 
 def test_lines_of_several_processes_do_not_mix(folder):
-    code = "from plurallm.federate.registration import audit\nfor n in range(50): audit('x', text='y' * 900)"
+    code = (
+        "from plurallm.federate.registration import audit\n"
+        "for n in range(50): audit('x', text='y' * 900)"
+    )
     several = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [one.wait(timeout=120) for one in several] == [0, 0, 0]
     assert len(entries(folder)) == 150

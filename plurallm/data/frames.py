@@ -30,7 +30,8 @@ def frame_survey(frame: Any) -> Survey:
     Returns
     -------
     Survey
-        Questions and groups in the order of the rows.
+        Questions and groups in the order of the rows. Options that are no answers are kept: a
+        study drops them unless ``data.non_answers=keep``.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def frame_survey(frame: Any) -> Survey:
     else:
         raise TypeError(f"neither a pandas nor a polars frame, but {type(frame).__name__}")
     numbered = ((number, _plain(row)) for number, row in enumerate(rows, start=1))
-    return survey_of_rows(Path("the frame"), numbered, "custom")
+    return survey_of_rows(Path("the frame"), numbered, "custom", "keep")
 
 
 def keep_survey(survey: Survey, folder: Path) -> Path:

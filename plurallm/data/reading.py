@@ -99,10 +99,12 @@ def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
         raise SurveyError(f"{path} is a folder; data.path names the survey file")
     if not path.is_file():
         raise SurveyError(f"{path}: no such file; data.path names the survey file")
-    return survey_of_rows(path, table_rows(path), source)
+    return survey_of_rows(path, table_rows(path), source, non_answers)
 
 
-def survey_of_rows(path: Path, rows: Iterator[tuple[int, dict[str, Any]]], source: str) -> Survey:
+def survey_of_rows(
+    path: Path, rows: Iterator[tuple[int, dict[str, Any]]], source: str, non_answers: str
+) -> Survey:
     """Make a survey of the rows of a table.
 
     Parameters
@@ -111,7 +113,7 @@ def survey_of_rows(path: Path, rows: Iterator[tuple[int, dict[str, Any]]], sourc
         What messages name as the file.
     rows : iterator of (int, dict)
         Number and cells of each row.
-    source : str
+    source, non_answers : str
         As for ``read_survey``.
 
     Raises

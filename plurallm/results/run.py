@@ -11,7 +11,6 @@ import yaml
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import absolute_overrides, hydra_quote
 from plurallm.config.services import ExportConfig
-from plurallm.data.context import context_to_json
 from plurallm.federate.in_process import run_in_process
 from plurallm.record.run_folder import new_run_folder
 from plurallm.results.report.report_folder import write_report
@@ -113,7 +112,6 @@ class Run:
         PreferenceRewardModel
             Ready to predict.
         """
-        contexts = {group: context_to_json(self.study.context(group)) for group in release_context}
         export = ExportConfig(
             run=str(self.folder),
             folder="",
@@ -124,7 +122,7 @@ class Run:
             layout="custom",
             license=None,
         )
-        return run_model(export, contexts)
+        return run_model(export)
 
     def __repr__(self) -> str:
         rounds, cells = self.summary["rounds"], self.summary["cells"]

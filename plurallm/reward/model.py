@@ -1,7 +1,9 @@
 """The trained predictor as a reward model: a self-contained bundle that predicts."""
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -284,7 +286,8 @@ class PreferenceRewardModel(
         """
         check_place(pretrained_model_name_or_path)
         name = str(pretrained_model_name_or_path)
-        with reading(name):
+        # The hub's mixin prints where it loads from; what a command prints is for programs.
+        with reading(name), redirect_stdout(sys.stderr):
             model: Self = super().from_pretrained(name, **kwargs)
             check_format(model.content, name)
         return model
