@@ -176,9 +176,13 @@ class LocalDeployment:
         return (self.server if name == "server" else self.folder / name) / "flower"
 
     def _start(self, name: str, script: str, *arguments: str) -> None:
+        # Nodes of another deployment of this user do not count against this one's processes.
+        own = self.folder / "tmp"
+        own.mkdir(exist_ok=True)
         with (self.folder / f"{name}.log").open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 [*self._prefix(name), sys.executable, str(SCRIPTS / script), *arguments],
+                env=os.environ | {"TMPDIR": str(own)},
                 stdout=output,
                 stderr=output,
             )

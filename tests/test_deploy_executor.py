@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 
+import httpx
 import psutil
 import pytest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResultStatus
 
-from plurallm.deploy.executor import BoundedExecutor, Slots
+from plurallm.deploy.executor import BoundedExecutor, Slots, client_of
 
 TOKEN = "0123456789abcdef" * 4
 ALL = set(TaskType)
@@ -146,6 +148,29 @@ def test_the_claim_is_kept_while_a_process_starts_and_one_in_vain_is_ended(
     link.status = 401
     wait_for(lambda: bool(executor.get_eligible_capacity(ALL)[0]))
     assert "task 7 is not waited for any more" in capfd.readouterr().err
+
+
+def test_a_server_that_is_overloaded_for_a_moment_does_not_end_superexec(link, tmp_path, capfd):
+    """Flower answers 500 while its database is locked."""
+    executor = BoundedExecutor(TaskType.CLIENT_APP, 1, Slots(tmp_path, 1), None)
+    client = client_of(executor, tmp_path / "beat").from_server_address(
+        f"127.0.0.1:{link.server_port}", insecure=True, root_certificates=None, interceptors=[]
+    )
+    for status in (500, 200):
+        (tmp_path / "beat").unlink(missing_ok=True)
+        link.status = status
+        assert executor.get_eligible_capacity(ALL)[0]
+        assert not client.AcquireTask(AcquireTaskRequest()).token
+        assert (tmp_path / "beat").exists()
+        slot = Slots(tmp_path, 1).take()
+        assert slot is not None  # its place was given back
+        os.close(slot)
+    assert "nothing to claim now" in capfd.readouterr().err
+    link.status = 401
+    with pytest.raises(httpx.HTTPStatusError):
+        client.AcquireTask(AcquireTaskRequest())
+    client.close()
+    executor.close()
 
 
 def test_flower_still_has_what_is_replaced():

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+from flwr.proto.runtime_pb2 import AcquireTaskResponse
 from flwr.supercore.cli import flower_superexec
 from flwr.supercore.constant import (
     TASK_TYPE_TO_APPIO_API_ADDRESS_ARG,
@@ -57,20 +59,40 @@ def main(arguments: Sequence[str]) -> None:
     module = sys.modules["flwr.supercore.superexec.run_superexec"]
     module.get_executor = lambda *_, **__: executor  # type: ignore[attr-defined]
 
+    module.RuntimeHttpClient = client_of(executor, options.beat)  # type: ignore[attr-defined]
+    sys.argv = ["flower-superexec", *options.superexec[1:]]
+    flower_superexec()
+
+
+def client_of(executor: "BoundedExecutor", beat: Path | None) -> type[RuntimeHttpClient]:
+    """Make the class of SuperExec's client.
+
+    Parameters
+    ----------
+    executor : BoundedExecutor
+        Gives its place back at once where nothing was to be claimed: other nodes want it.
+    beat : Path or None
+        File that is touched whenever Flower has answered.
+    """
+
     class Client(RuntimeHttpClient):
-        """Gives the place back at once where nothing was to be claimed: other nodes want it."""
+        """Lives through an overloaded server, which would end SuperExec and all that it runs."""
 
         def AcquireTask(self, *arguments: Any, **named: Any) -> Any:
-            answer = super().AcquireTask(*arguments, **named)
-            if options.beat is not None:
-                options.beat.touch()
+            try:
+                answer = super().AcquireTask(*arguments, **named)
+            except httpx.HTTPStatusError as error:
+                if not error.response.is_server_error:
+                    raise
+                print(f"nothing to claim now: {error.response}", file=sys.stderr, flush=True)
+                answer = AcquireTaskResponse()
+            if beat is not None:
+                beat.touch()
             if not answer.token:
                 executor.release_slot()
             return answer
 
-    module.RuntimeHttpClient = Client  # type: ignore[attr-defined]
-    sys.argv = ["flower-superexec", *options.superexec[1:]]
-    flower_superexec()
+    return Client
 
 
 def slots_folder() -> Path:
