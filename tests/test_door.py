@@ -59,12 +59,14 @@ def test_a_frame_is_a_survey(study):
     assert set(study.survey.answers) == set(GROUPS)
     assert study.roles.held_out == ("South",)
     assert set(study.roles.train) == {"North", "East", "West"}
-    own = frame[frame.group == "West"].reset_index()
-    for row, told in enumerate(own.counts):
-        share_O = study.survey.answers["West"].share_QO[row, : len(told)]
-        np.testing.assert_array_equal(share_O, np.array(told) / sum(told))
-    people_Q = study.survey.answers["West"].respondents_Q
-    np.testing.assert_array_equal(people_Q, own.counts.map(sum))
+    own = frame[frame.group == "West"].set_index("question_id").counts
+    answered = study.survey.answers["West"]
+    assert [question.id for question in study.survey.questions] == sorted(own.index)
+    for row, question in enumerate(study.survey.questions):
+        told_O = np.array(own[question.id])
+        share_O = answered.share_QO[row, : len(told_O)]
+        np.testing.assert_array_equal(share_O, told_O / told_O.sum())
+        assert answered.respondents_Q[row] == told_O.sum()
 
 
 def test_shares_and_ordinals_of_a_frame_are_kept(tmp_path):

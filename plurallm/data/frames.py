@@ -30,7 +30,7 @@ def frame_survey(frame: Any) -> Survey:
     Returns
     -------
     Survey
-        Questions and groups in the order of the rows. Options that are no answers are kept: a
+        Questions in the order of their ids. Options that are no answers are kept: a
         study drops them unless ``data.non_answers=keep``.
 
     Raises
@@ -96,7 +96,7 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(survey: Survey) -> Iterator[dict[str, Any]]:
-    """Rows by question: read again, the questions have their order."""
+    """Rows by question."""
     row_of = {
         group: {int(position): row for row, position in enumerate(answers.question_Q)}
         for group, answers in survey.answers.items()
