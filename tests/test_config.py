@@ -279,6 +279,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "evaluation.every": ([0, -1], [1]),
     "evaluation.context_questions": ([0, -1], [1]),
     "evaluation.draws": ([0, -1], [1]),
+    "evaluation.near_copy": ([0, 1.5], [1, 0.5]),
     "tracking.mode": (["on", "disabled"], ["auto", "online", "offline"]),
     "compare.jobs": ([0], [1, None]),
     "compare.expert_steps": ([0, -1], [1]),
@@ -311,7 +312,9 @@ def test_every_number_has_a_range(widest: DictConfig) -> None:
     numbers = {
         key
         for key, value in leaves({str(name): part for name, part in plain.items()})
-        if isinstance(value, int | float) and key.removeprefix("data.") not in elsewhere
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and key.removeprefix("data.") not in elsewhere
     }
     assert numbers <= set(RANGES)
 

@@ -185,6 +185,8 @@ ALLOWED_KEYS = {
         "seen-distance",
         "unseen-distance",
         "seen-questions",
+        "novel-distance",
+        "novel-questions",
         "unseen-questions",
         "groups",
     },

@@ -20,6 +20,7 @@ from plurallm.config.randomness import generator
 from plurallm.config.services import ExportConfig
 from plurallm.data.context import read_context, survey_context
 from plurallm.data.embedding.hashing import hash_texts
+from plurallm.data.non_answers import is_non_answer
 from plurallm.data.preferences import split_context
 from plurallm.data.tasks import group_tasks, load_survey, survey_table
 from plurallm.evaluate.scores import model_predictor
@@ -128,7 +129,7 @@ def test_texts_are_embedded_once_and_contexts_encoded_once(model, monkeypatch):
         embedded.extend(pairs)
         return hash_texts(pairs, config)
 
-    monkeypatch.setattr("plurallm.reward.readout.embed_pairs", counted)
+    monkeypatch.setattr("plurallm.reward.embedder.embed_pairs", counted)
     first = model.predict_batch(all_queries() * 3)
     assert len(embedded) == len(set(embedded))
     done = len(embedded)
@@ -389,10 +390,14 @@ def test_nothing_is_released_unless_named(run, tmp_path):
 
 def test_a_context_comes_from_a_file_too(run, model, write_survey, config, tmp_path):
     survey = load_survey(config.data)
-    answers = survey_context(survey, "Avaria")[:20]
+    answers = tuple(
+        answer
+        for answer in survey_context(survey, "Avaria")
+        if not any(map(is_non_answer, answer.options))
+    )[:20]
     rows = [
         {
-            "question_id": f"q{number}",
+            "question_id": f"q{number:02}",
             "question": answer.question,
             "options": list(answer.options),
             "group": "a new one",

@@ -20,6 +20,8 @@ _SEVERAL = re.compile(
     re.IGNORECASE,
 )
 
+_HINTS = ("apply", "many as", "multiple", "more than one", " all", " up to", " any")
+
 
 def doubts(
     questions: Sequence[Question],
@@ -89,7 +91,9 @@ def _about_codes(question: Question) -> list[str]:
 
 
 def _about_several(question: Question, asked: Sequence[float]) -> list[str]:
-    said = _SEVERAL.search(question.text) is not None
+    text = question.text.lower()
+    # The pattern alone takes as long as all else that is done with a question.
+    said = any(word in text for word in _HINTS) and _SEVERAL.search(text) is not None
     counted = len(asked) > 0 and statistics.median(asked) >= MORE_ANSWERS
     if not said and not counted:
         return []
