@@ -89,6 +89,8 @@ def survey_roles(survey: Survey, config: Config) -> Roles:
         raise ConfigError(
             f"data.populations lists {strange[0]!r}, which the survey does not have{hint}"
         )
+    together = [*config.data.populations, *map(list, survey.populations)]
+    config = replace(config, data=replace(config.data, populations=together))
     return assign_roles(count_seen(survey, config), config)
 
 
