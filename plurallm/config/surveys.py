@@ -170,7 +170,7 @@ class RespondentData(FileData):
     @property
     def each_person(self) -> bool:
         """Whether each person is a group."""
-        return self.group_by == "respondent"
+        return bool(self.group_by == "respondent")
 
     @property
     def attributes(self) -> list[list[str]]:

@@ -89,9 +89,13 @@ def survey_roles(survey: Survey, config: Config) -> Roles:
         raise ConfigError(
             f"data.populations lists {strange[0]!r}, which the survey does not have{hint}"
         )
+    return assign_roles(count_seen(survey, config), with_populations(survey, config))
+
+
+def with_populations(survey: Survey, config: Config) -> Config:
+    """Add the survey's own populations, of groups that hold the same people, to the listed ones."""
     together = [*config.data.populations, *map(list, survey.populations)]
-    config = replace(config, data=replace(config.data, populations=together))
-    return assign_roles(count_seen(survey, config), config)
+    return replace(config, data=replace(config.data, populations=together))
 
 
 def strange_populations(groups: Iterable[str], data: DataConfig) -> list[str]:

@@ -35,9 +35,9 @@ def read_codebook(path: Path, columns: Mapping[str, str]) -> dict[str, Variable]
     path : Path
         ``.yaml`` or ``.yml``: by variable, a mapping of the others of ``CODEBOOK_COLUMNS``; or a
         table with one row a variable. ``options`` as ``1=Yes; 2=No; 9=No answer*`` (a star: no
-        answer) or as JSON; ``codes``, those that are answers, as ``{1,2,3}`` or ``0-10``; ``missing``, those that
-        are none, as ``77;88;99``; ``type`` ordinal, nominal, numeric or other; ``use`` whether it
-        is a question.
+        answer) or as JSON; ``codes``, those that are answers, as ``{1,2,3}`` or ``0-10``;
+        ``missing``, those that are none, as ``77;88;99``; ``type`` ordinal, nominal, numeric or
+        other; ``use`` whether it is a question.
     columns : mapping of str to str
         Names of the table's columns, by those of ``CODEBOOK_COLUMNS``; others are called as there.
 
@@ -114,6 +114,11 @@ def _variable(name: str, cells: Mapping[str, Any]) -> Variable:
         raise ValueError(f"type {kind!r} is not ordinal, nominal, numeric or other")
     if use not in _USE:
         raise ValueError(f"use {use!r} is neither true nor false")
+    bare = [code for code, text in labels.items() if not text]
+    if span is not None:
+        labels = {code: text for code, text in labels.items() if text}
+    elif bare and _USE[use] is not False:
+        raise ValueError(f"option {bare[0]} has no text: write it, or use=false")
     return Variable(
         name,
         str(cells.get("question") or "").strip(),

@@ -68,7 +68,7 @@ def read_respondents(
     data = RespondentData(**json.loads(settings))
     assert data.path is not None
     sheet = read_sheet(Path(data.path), data.encoding, data.sheet)
-    variables, left_out = _variables(sheet, data)
+    variables, left_out = known_variables(sheet, data)
     weight_P = _weights(sheet, data.weight)
     dropped: Counter[str] = Counter()
     groups = groupings(sheet, variables, data, dropped)
@@ -116,7 +116,9 @@ def settings_text(data: RespondentData) -> str:
     return json.dumps(asdict(data))
 
 
-def _variables(sheet: Sheet, data: RespondentData) -> tuple[dict[str, Variable], dict[str, str]]:
+def known_variables(
+    sheet: Sheet, data: RespondentData
+) -> tuple[dict[str, Variable], dict[str, str]]:
     """What is known of each column; with a codebook, why those that it lacks are no questions."""
     own = {name: sheet.variables.get(name, Variable(name)) for name in sheet.columns}
     if data.codebook is None:
