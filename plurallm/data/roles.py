@@ -93,9 +93,19 @@ def survey_roles(survey: Survey, config: Config) -> Roles:
 
 
 def with_populations(survey: Survey, config: Config) -> Config:
-    """Add the survey's own populations, of groups that hold the same people, to the listed ones."""
+    """Add the survey's own populations, of groups that hold the same people, to the listed ones.
+
+    Where that is one population, no group is drawn to be held out: its people would train.
+    """
+    if not survey.populations:
+        return config
     together = [*config.data.populations, *map(list, survey.populations)]
-    return replace(config, data=replace(config.data, populations=together))
+    one = {normal_form(name) for name in survey.populations[0]} == set(
+        map(normal_form, survey.answers)
+    )
+    fraction = 0.0 if one else config.data.held_out_fraction
+    data = replace(config.data, populations=together, held_out_fraction=fraction)
+    return replace(config, data=data)
 
 
 def strange_populations(groups: Iterable[str], data: DataConfig) -> list[str]:

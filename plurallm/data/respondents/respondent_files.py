@@ -279,11 +279,9 @@ def _labelled(path: Path, encoding: str | None) -> Sheet:
             raise SurveyError(f"{path}: it is encrypted: save it in SPSS without a password")
     ending = path.suffix.lower().removeprefix(".")
     reader = getattr(pyreadstat, {"zsav": "read_sav"}.get(ending, f"read_{ending}"))
-    own = {} if ending == "por" else {"user_missing": True}
+    own = {} if ending == "por" else {"user_missing": True, "encoding": encoding}
     try:
-        frame, meta = reader(
-            path, encoding=encoding, output_format="pandas", disable_datetime_conversion=True, **own
-        )
+        frame, meta = reader(path, output_format="pandas", disable_datetime_conversion=True, **own)
     except (pyreadstat.ReadstatError, pyreadstat.PyreadstatError, UnicodeError, OSError) as error:
         raise SurveyError(f"{path}: damaged or cut off: {_line(error)}") from error
     _refuse_doubles(path, meta.column_names)

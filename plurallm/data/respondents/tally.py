@@ -96,6 +96,11 @@ def read_respondents(
         doubts.append(
             "the text is not UTF-8, so it was read as Windows-1252: data.encoding=... names another"
         )
+    if len(groups) > 1:
+        doubts.append(
+            "the groups of several attributes hold the same people, so they share a role and none "
+            "is held out, unless data.train_groups and data.held_out_groups list them"
+        )
     unit = "counts" if data.weight is None else f"shares weighted by {data.weight}"
     survey = Survey(
         str(sheet.path),
