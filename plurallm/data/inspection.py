@@ -39,6 +39,9 @@ LEAST_OVERLAPPING = 5
 """How many of the groups that share the fewest questions are named."""
 
 
+GROUPS_SHOWN = 200
+"""Groups that the table lists."""
+
 DOUBTS_SHOWN = 5
 """Questions that are named for each kind of doubt."""
 
@@ -239,7 +242,10 @@ def _group_table(
     for heading in ("questions", "seen", "unseen", "answered by no other group"):
         table.add_column(heading, justify="right")
     table.add_column("role", no_wrap=True)
-    for row in sorted(range(len(found.groups)), key=lambda row: -questions_G[row]):
+    order = sorted(range(len(found.groups)), key=lambda row: -questions_G[row])
+    if len(order) > GROUPS_SHOWN:
+        table.title = f"Groups, {GROUPS_SHOWN} of {len(order)}"
+    for row in order[:GROUPS_SHOWN]:
         group = found.groups[row]
         seen = seen_questions[group]
         numbers = (questions_G[row], seen, questions_G[row] - seen, found.alone_G[row])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from plurallm.config.surveys import CODEBOOK_COLUMNS
 from plurallm.data.respondents.codes import Variable, conventional, in_order, number
-from plurallm.data.respondents.respondent_files import Column, Sheet
+from plurallm.data.respondents.columns import Column, Sheet
 
 MOST_OPTIONS = 12
 """Distinct codes up to which a column without labels is taken for a question."""

@@ -23,7 +23,7 @@ from plurallm.data.respondents.codes import (
     number,
     why_no_answer,
 )
-from plurallm.data.respondents.respondent_files import Column, Sheet
+from plurallm.data.respondents.columns import Column, Sheet
 
 BETWEEN = " / "
 """Stands between the labels of a group that several columns make: ``PL / Female``."""

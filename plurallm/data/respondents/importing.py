@@ -9,9 +9,9 @@ from plurallm.config.compose import load_config
 from plurallm.config.overrides import absolute_overrides, hydra_quote
 from plurallm.config.surveys import RespondentData
 from plurallm.data.frames import survey_text
+from plurallm.data.respondents.asking import known_variables
 from plurallm.data.respondents.draft_codebook import codebook_text, draft_rows, variable_row
 from plurallm.data.respondents.respondent_files import read_sheet
-from plurallm.data.respondents.tally import known_variables
 from plurallm.data.tasks import whole_survey
 
 
