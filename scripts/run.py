@@ -83,8 +83,8 @@ def main(typed: Sequence[str]) -> int:
         print("Stopped, and ended all that the run had started.", file=sys.stderr)
         raise
     report_folder(folder)
-    print(f"Run folder: {folder}")
     print(f"Report: {folder / 'report.html'}")
+    print(f"Run folder: {folder}")
     return 0
 
 

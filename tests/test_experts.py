@@ -21,7 +21,7 @@ from plurallm.evaluate.scores import model_predictor, score_group
 from plurallm.federate.in_process import run_in_process
 from plurallm.learn.transformer import PreferenceTransformer
 
-EXPERTS = ["personal=experts", "personal.steps=20"]
+EXPERTS = ["personal=experts", "personal.steps=100"]
 
 
 def read(folder, name):
