@@ -27,7 +27,10 @@ verbs:
   embed              embed all texts of a survey into the cache, for the runs that follow
   compare            compare federated, central and local training with baselines, over seeds
   report FOLDER      print the tables of a run or a comparison, and write its report.html
-  check-data FILE    say what is in a survey file, data=custom unless data=... is given
+  check-data FILE    say what is in a survey file, data=custom unless data=... is given; --json
+  import FILE OUT    write people's answers (SPSS, Stata, Excel, CSV) as a survey of groups
+  import FILE --draft-codebook OUT
+                     write a draft of a file's codebook, with what looks suspicious in it
   export RUN FOLDER  write a run's model as a self-contained reward bundle
   predict RUN_OR_BUNDLE --question TEXT --options A B ...
                      print how groups answer a question
@@ -44,8 +47,8 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
-    if arguments[0] == "predict":
-        _report_errors(predict, arguments[1:])
+    if arguments[0] in PARSED:
+        _report_errors(PARSED[arguments[0]], arguments[1:])
         return
     if arguments[0] in TOOLS:
         _run_tool(arguments[0], arguments[1:])
@@ -54,6 +57,9 @@ def main() -> None:
         print(f"plurallm: unknown verb {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         sys.exit(2)
     verb = VERBS[arguments[0]]
+    if arguments[0] == "check-data" and "--json" in arguments:
+        verb = check_data_json
+        arguments.remove("--json")
     if arguments[0] in PATH_VERBS:
         arguments[1:] = _name_path(arguments[0], arguments[1:])
     flags = [argument for argument in arguments[1:] if argument.startswith("-")]
@@ -171,6 +177,15 @@ def check_data(overrides: Sequence[str]) -> None:
     print_inspection(load_config(overrides, None), wide_console())
 
 
+def check_data_json(overrides: Sequence[str]) -> None:
+    """Say what is in a survey file, as JSON."""
+    import json
+
+    from plurallm.data.survey_facts import survey_facts
+
+    print(json.dumps(survey_facts(load_config(overrides, None)), ensure_ascii=False, indent=1))
+
+
 def export(overrides: Sequence[str]) -> None:
     """Write a run's model as a reward bundle."""
     from plurallm.reward.export import export_bundle
@@ -188,12 +203,25 @@ def predict(arguments: Sequence[str]) -> None:
     predict_shares(arguments)
 
 
+def import_survey(arguments: Sequence[str]) -> None:
+    """Write people's answers as a survey of groups, or a draft of their codebook."""
+    from plurallm.data.respondents.importing import import_survey as write_survey
+
+    write_survey(arguments)
+
+
 def serve(overrides: Sequence[str]) -> None:
     """Answer HTTP requests with a reward bundle until SIGINT or SIGTERM."""
     from plurallm.reward.http.server import run_server
 
     run_server(load_tool_config("serve", overrides, ServeConfig))
 
+
+PARSED: dict[str, Callable[[Sequence[str]], None]] = {
+    "predict": predict,
+    "import": import_survey,
+}
+"""Verbs that read their own arguments."""
 
 TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
     "export": (export, ("run", "folder")),
@@ -246,7 +274,7 @@ def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[st
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=False)],
     )
     try:
-        verb(overrides if verb is predict else absolute_overrides(overrides, Path.cwd()))
+        verb(overrides if verb in PARSED.values() else absolute_overrides(overrides, Path.cwd()))
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except RuntimeError as error:

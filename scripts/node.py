@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,6 +100,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     survey.add_argument("--group", action="append", required=True, help="may stand several times")
     survey.add_argument("--layout", default="custom", help="of the file (custom)")
     survey.add_argument(
+        "--reader",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how --layout respondents reads the file: data.group_by=[cntry], data.weight=..., ...",
+    )
+    survey.add_argument(
         "--role",
         default="train",
         choices=("train", "score"),
@@ -172,6 +180,9 @@ def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | in
     """Give the node's settings, as Flower hands them to the app."""
     if not all(map(str.strip, options.group)):
         raise ValueError("--group is empty: it must name a group of the survey")
+    from plurallm.config.overrides import absolute_overrides
+
+    reader = absolute_overrides(options.reader, Path.cwd())
     config: dict[str, str | int | float] = {
         "survey": str(options.survey.resolve()),
         "layout": options.layout,
@@ -181,6 +192,7 @@ def node_config(folder: Path, options: argparse.Namespace) -> dict[str, str | in
         "cache-dir": str(folder / "cache"),
         "state-dir": str(folder / "state"),
         "allow": _csv_line(options.allow),
+        "reader": shlex.join(reader),
     }
     further = {"threads": options.threads, "epsilon": options.epsilon}
     return config | {name: value for name, value in further.items() if value is not None}

@@ -283,3 +283,16 @@ def mix_by_hand(members, context, target):
         shares[row, options] = share[options].clamp(min=1e-3)
         shares[row] /= shares[row].sum()
     return shares
+
+
+def respondent_shares(
+    rows: list[dict[str, str]], group: str, question: str, codes: list[str], weight: str | None
+) -> dict[str, list[float]]:
+    """Shares of the codes in each group of persons, one person after the other."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        if row[question] not in codes:
+            continue
+        own = sums.setdefault(row[group], [0.0] * len(codes))
+        own[codes.index(row[question])] += 1.0 if weight is None else float(row[weight])
+    return {name: [value / math.fsum(own) for value in own] for name, own in sums.items()}

@@ -15,6 +15,7 @@ from plurallm.config.error import ConfigError
 PATH_KEYS = (
     "data.path",
     "data.ordinals",
+    "data.codebook",
     "embedding.path",
     "output_dir",
     "cache_dir",

@@ -27,10 +27,17 @@ from plurallm.config.protection import (
     AttackConfig,
     PersonalConfig,
     PrivacyConfig,
+    RespondentPrivacy,
     check_together,
 )
 from plurallm.config.strategies import STRATEGIES, StrategyConfig
-from plurallm.config.surveys import DataConfig, FileData, OpinionQAData, SyntheticData
+from plurallm.config.surveys import (
+    DataConfig,
+    FileData,
+    OpinionQAData,
+    RespondentData,
+    SyntheticData,
+)
 
 
 @dataclass
@@ -135,11 +142,33 @@ class Config:
             "'float32' or 'float64'",
         )
         check_together(self.strategy, self.privacy)
+        if isinstance(self.data, RespondentData) and isinstance(self.privacy, RespondentPrivacy):
+            check_one_count(self.data)
         if self.personal.name == "experts" and self.privacy.name == "central":
             raise ConfigError(
                 "personal=experts does not go with privacy=central: an expert is one group's "
                 "update as it is, without noise; take privacy=respondent, or personal=none"
             )
+
+
+def check_one_count(data: RespondentData) -> None:
+    """Refuse what would move more than one count for a person in a question.
+
+    Raises
+    ------
+    ConfigError
+        With a weight, or with attributes side by side.
+    """
+    if data.weight is not None:
+        raise ConfigError(
+            "privacy=respondent does not go with data.weight: its noise is measured for persons "
+            "who count once, and a weight above 1 would move a count by more; leave the weight out"
+        )
+    if len(data.attributes) > 1:
+        raise ConfigError(
+            "privacy=respondent does not go with several attributes side by side: a person would "
+            "stand in several groups and be counted in each; take one attribute, or a crossing"
+        )
 
 
 VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
@@ -151,6 +180,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
             "globalopinionqa": FileData,
             "nodes": DataConfig,
             "opinionqa": OpinionQAData,
+            "respondents": RespondentData,
         },
     ),
     "embedding": (

@@ -6,6 +6,9 @@ from typing import Any
 
 from plurallm.config.error import ConfigError, require
 
+CODEBOOK_COLUMNS = ("variable", "question", "options", "codes", "missing", "type", "use")
+"""What a codebook says of a variable; ``data.codebook_columns`` gives the names of its columns."""
+
 
 @dataclass
 class DataConfig:
@@ -106,3 +109,76 @@ class OpinionQAData(FileData):
     """OpinionQA, whose distributions come without ordinal values."""
 
     ordinals: str | None
+
+
+@dataclass
+class RespondentData(FileData):
+    """People's own answers, one row a person, and which columns make the groups."""
+
+    codebook: str | None
+    codebook_columns: dict[str, str]
+    encoding: str | None
+    sheet: str | None
+    questions: list[str] | None
+    group_by: Any  # a column, a list of columns or of such lists: OmegaConf has no type for that
+    bins: Any  # None, or a dict of str to list of int or float
+    smallest_group: int
+    weight: str | None
+    respondent_id: str | None
+    unlabelled: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.smallest_group >= 1, "data.smallest_group", self.smallest_group, ">= 1")
+        require(
+            self.unlabelled in ("refuse", "drop"),
+            "data.unlabelled",
+            self.unlabelled,
+            "'refuse' or 'drop'",
+        )
+        listed = self.group_by if isinstance(self.group_by, list) else [self.group_by]
+        columns = list(
+            itertools.chain(*(each if isinstance(each, list) else [each] for each in listed))
+        )
+        require(
+            bool(columns) and all(isinstance(name, str) and name for name in columns),
+            "data.group_by",
+            self.group_by,
+            "a column, a list of columns that are crossed, a list of such lists, or respondent",
+        )
+        known = self.bins is None or isinstance(self.bins, dict)
+        require(known, "data.bins", self.bins, "null, or edges by column: {age: [18,40,65]}")
+        for name, edges in (self.bins or {}).items():
+            numbers = isinstance(edges, list) and all(isinstance(e, int | float) for e in edges)
+            require(
+                name in columns and numbers and bool(edges) and edges == sorted(set(edges)),
+                f"data.bins.{name}",
+                edges,
+                "increasing numbers, for a column of data.group_by",
+            )
+        strange = sorted(set(self.codebook_columns) - set(CODEBOOK_COLUMNS))
+        if strange:
+            raise ConfigError(
+                f"data.codebook_columns.{strange[0]} is not one of {', '.join(CODEBOOK_COLUMNS)}"
+            )
+        if self.each_person and self.weight is not None:
+            raise ConfigError(
+                "data.weight has no meaning with data.group_by=respondent: a person's shares are "
+                "0 or 1 whatever the weight"
+            )
+
+    @property
+    def each_person(self) -> bool:
+        """Whether each person is a group."""
+        return bool(self.group_by == "respondent")
+
+    @property
+    def attributes(self) -> list[list[str]]:
+        """Columns whose crossings are groups, for each attribute that stands by itself."""
+        if self.each_person:
+            return []
+        if isinstance(self.group_by, str):
+            return [[self.group_by]]
+        if all(isinstance(each, str) for each in self.group_by):
+            return [list(self.group_by)]
+        return [each if isinstance(each, list) else [each] for each in self.group_by]

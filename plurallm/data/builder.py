@@ -56,6 +56,7 @@ class Builder:
         self._questions: list[Question] = []
         self._shares: dict[str, dict[int, list[float]]] = {}
         self._people: dict[str, dict[int, float]] = {}
+        self._effective: dict[str, dict[int, float]] = {}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Cells of each row by column."""
@@ -113,9 +114,14 @@ class Builder:
         return self._shares.get(group, {}).get(position)
 
     def add_answer(
-        self, group: str, position: int, shares: list[float], people: float | None = None
+        self,
+        group: str,
+        position: int,
+        shares: list[float],
+        people: float | None = None,
+        effective: object = None,
     ) -> None:
-        """Add what ``shares`` has checked; `people` behind it, where they were counted."""
+        """Add what ``shares`` has checked; `people` behind it, and their effective number."""
         own = self._shares.setdefault(group, {})
         if position in own:
             raise self.refuse(
@@ -124,6 +130,14 @@ class Builder:
         own[position] = shares
         if people is not None:
             self._people.setdefault(group, {})[position] = people
+        if effective is not None:
+            try:
+                number = float(str(effective))
+            except ValueError:
+                number = -1.0
+            if not 0 < number <= _LARGEST:
+                raise self.refuse(f"group {group!r} has the effective number {effective!r}")
+            self._effective.setdefault(group, {})[position] = number
 
     def build(self, layout: str) -> Survey:
         """Lay the answers out; `layout` says in words how the file is laid out.
@@ -143,13 +157,12 @@ class Builder:
             share_QO = np.zeros((len(positions), widest))
             for row, position in enumerate(positions):
                 share_QO[row, : len(shares[position])] = shares[position]
-            counted_by_number = self._people.get(group, {})
-            people = {place[number]: own for number, own in counted_by_number.items()}
-            counted = len(people) == len(positions)
+            numbers = [order[position] for position in positions]
             answers[group] = Answers(
                 np.array(positions, dtype=np.int64),
                 share_QO,
-                np.array([people[position] for position in positions]) if counted else None,
+                _of_all(self._people.get(group, {}), numbers),
+                _of_all(self._effective.get(group, {}), numbers),
             )
         return Survey(
             str(self._path),
@@ -178,7 +191,8 @@ class Builder:
                         "rows, or give the groups names that differ in more"
                     )
                 self._shares[first] |= self._shares.pop(other)
-                self._people.setdefault(first, {}).update(self._people.pop(other, {}))
+                for known in (self._people, self._effective):
+                    known.setdefault(first, {}).update(known.pop(other, {}))
         return several
 
     def _numbers(self, values: object, length: int, group: str) -> list[float]:
@@ -197,3 +211,8 @@ class Builder:
             if not 0 <= value <= _LARGEST:
                 raise self.refuse(f"group {group!r} has the share or count {str(value)[:20]}")
         return [float(value) for value in values]
+
+
+def _of_all(known: dict[int, float], numbers: list[int]) -> np.ndarray | None:
+    """Values of all these questions; None where some have none."""
+    return np.array([known[number] for number in numbers]) if len(known) == len(numbers) else None

@@ -66,12 +66,7 @@ def keep_survey(survey: Survey, folder: Path) -> Path:
     Path
         A CSV file in our own format, under ``surveys`` in the folder.
     """
-    text = io.StringIO(newline="")
-    columns = ("question_id", "question", "options", "group", "shares", "counts", "ordinal")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(_rows(survey))
-    content = text.getvalue().encode()
+    content = survey_text(survey).encode()
     path = folder / "surveys" / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.csv"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +76,18 @@ def keep_survey(survey: Survey, folder: Path) -> Path:
             file.write(content)
         partial.replace(path)
     return path
+
+
+def survey_text(survey: Survey) -> str:
+    """A survey as CSV in our own format, which ``read_survey`` reads back as the same survey."""
+    columns = ["question_id", "question", "options", "group", "shares", "counts", "ordinal"]
+    if any(own.effective_Q is not None for own in survey.answers.values()):
+        columns.append("effective")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(_rows(survey))
+    return text.getvalue()
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,4 +128,6 @@ def _rows(survey: Survey) -> Iterator[dict[str, Any]]:
                 whole_O = np.round(count_O)
                 near_O = np.abs(count_O - whole_O) < _WHOLE
                 cells["counts"] = json.dumps(np.where(near_O, whole_O, count_O).tolist())
+            if answers.effective_Q is not None:
+                cells["effective"] = float(answers.effective_Q[row])
             yield cells

@@ -19,15 +19,19 @@ from torch import Tensor
 
 from plurallm.config.error import ConfigError
 from plurallm.config.schema import Config
+from plurallm.config.surveys import RespondentData
+from plurallm.data.respondents.census import census_lines, census_tables
+from plurallm.data.respondents.tally import read_respondents, settings_text
 from plurallm.data.roles import (
     assign_roles,
     count_seen,
     questions_needed,
     strange_populations,
     tell_parentheses,
+    with_populations,
 )
 from plurallm.data.survey import Survey
-from plurallm.data.tasks import load_survey, near_copy_counts, survey_table
+from plurallm.data.tasks import data_state, load_survey, near_copy_counts, survey_table
 
 _ROLES = {"train": "training", "held_out": "held out"}
 
@@ -141,10 +145,16 @@ def print_inspection(config: Config, console: Console) -> None:
     survey = load_survey(config.data)
     seen_questions = count_seen(survey, config)
     table_RD = survey_table(survey, config)
-    roles, problem = expected_roles(seen_questions, config)
+    roles, problem = expected_roles(seen_questions, with_populations(survey, config))
     found = overlap(survey)
     for line in _facts(survey):
         console.print(line, highlight=False, soft_wrap=True)
+    if isinstance(config.data, RespondentData):
+        _, census = read_respondents(settings_text(config.data), data_state(config.data))
+        for line in census_lines(census):
+            console.print(line, highlight=False, soft_wrap=True)
+        for table in census_tables(census):
+            console.print(table)
     console.print(_group_table(found, seen_questions, roles))
     console.print(_option_table(survey))
     if len(found.groups) > 1:

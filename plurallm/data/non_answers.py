@@ -98,7 +98,12 @@ def drop_non_answers(survey: Survey) -> Survey:
         people_Q = own.respondents_Q
         if people_Q is not None:
             people_Q = _counted(people_Q * whole_Q)[answered_Q]
-        answers[group] = Answers(own.question_Q[answered_Q], share_QO[answered_Q], people_Q)
+        effective_Q = own.effective_Q
+        if effective_Q is not None:
+            effective_Q = (effective_Q * whole_Q)[answered_Q]
+        answers[group] = Answers(
+            own.question_Q[answered_Q], share_QO[answered_Q], people_Q, effective_Q
+        )
     questions = tuple(
         _with_options(question, own) if sum(own) >= 2 else question
         for question, own in zip(survey.questions, keep, strict=True)

@@ -89,7 +89,23 @@ def survey_roles(survey: Survey, config: Config) -> Roles:
         raise ConfigError(
             f"data.populations lists {strange[0]!r}, which the survey does not have{hint}"
         )
-    return assign_roles(count_seen(survey, config), config)
+    return assign_roles(count_seen(survey, config), with_populations(survey, config))
+
+
+def with_populations(survey: Survey, config: Config) -> Config:
+    """Add the survey's own populations, of groups that hold the same people, to the listed ones.
+
+    Where that is one population, no group is drawn to be held out: its people would train.
+    """
+    if not survey.populations:
+        return config
+    together = [*config.data.populations, *map(list, survey.populations)]
+    one = {normal_form(name) for name in survey.populations[0]} == set(
+        map(normal_form, survey.answers)
+    )
+    fraction = 0.0 if one else config.data.held_out_fraction
+    data = replace(config.data, populations=together, held_out_fraction=fraction)
+    return replace(config, data=data)
 
 
 def strange_populations(groups: Iterable[str], data: DataConfig) -> list[str]:

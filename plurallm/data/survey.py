@@ -92,11 +92,15 @@ class Answers:
         question's own options.
     respondents_Q : ndarray of shape (Q,), float64, optional
         People behind each row, where the survey says; times the shares they give the counts.
+    effective_Q : ndarray of shape (Q,), float64, optional
+        Effective number of these people where they are weighted (Kish 1965):
+        ``(sum w)^2 / sum w^2``.
     """
 
     question_Q: npt.NDArray[np.int64]
     share_QO: npt.NDArray[np.float64]
     respondents_Q: npt.NDArray[np.float64] | None = None
+    effective_Q: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.share_QO.shape[:1] != self.question_Q.shape or self.share_QO.ndim != 2:
@@ -128,6 +132,8 @@ class Survey:
         Spellings that were taken for one group, by the group's name.
     doubts : tuple of str
         What is read as it stands and is seldom meant so, with its row and what to do.
+    populations : tuple of tuple of str
+        Groups that hold the same people: they share a role, unless the configuration lists theirs.
     """
 
     source: str
@@ -137,6 +143,7 @@ class Survey:
     layout: str = ""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    populations: tuple[tuple[str, ...], ...] = ()
 
     @staticmethod
     def from_frame(frame: Any) -> "Survey":
@@ -169,8 +176,9 @@ class Survey:
             share_QO = np.ascontiguousarray(own.share_QO[order_Q])
             digest = hashlib.sha256(digest_Q[order_Q].tobytes())
             digest.update(share_QO[real_QO[order_Q]].tobytes())
-            if own.respondents_Q is not None:
-                digest.update(np.ascontiguousarray(own.respondents_Q[order_Q]).tobytes())
+            for people_Q in (own.respondents_Q, own.effective_Q):
+                if people_Q is not None:
+                    digest.update(np.ascontiguousarray(people_Q[order_Q]).tobytes())
             found[group] = digest.hexdigest()[:32]
         return found
 
@@ -210,6 +218,7 @@ def drop_questions(survey: Survey, reasons: Mapping[int, str]) -> Survey:
             position_N[own.question_Q[kept_Q]],
             own.share_QO[kept_Q, :widest],
             None if own.respondents_Q is None else own.respondents_Q[kept_Q],
+            None if own.effective_Q is None else own.effective_Q[kept_Q],
         )
         for group, own in survey.answers.items()
         for kept_Q in [keep_N[own.question_Q]]

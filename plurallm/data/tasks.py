@@ -15,7 +15,13 @@ from torch.nn.functional import embedding_bag, normalize
 from plurallm.config.directories import cache_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.schema import Config
-from plurallm.config.surveys import DataConfig, FileData, OpinionQAData, SyntheticData
+from plurallm.config.surveys import (
+    DataConfig,
+    FileData,
+    OpinionQAData,
+    RespondentData,
+    SyntheticData,
+)
 from plurallm.data.embedding.pairs import distinct_pairs, question_pairs
 from plurallm.data.embedding.table import embedding_table
 from plurallm.data.formats.opinionqa import with_ordinals
@@ -24,6 +30,7 @@ from plurallm.data.hub import download_globalopinionqa
 from plurallm.data.non_answers import drop_non_answers
 from plurallm.data.preferences import Preferences
 from plurallm.data.reading import read_survey
+from plurallm.data.respondents.tally import read_respondents, settings_text
 from plurallm.data.roles import survey_roles, which_unseen
 from plurallm.data.survey import Survey, drop_questions
 from plurallm.data.synthetic import generate_survey
@@ -105,6 +112,8 @@ def whole_survey(config: DataConfig) -> Survey:
         )
         if config.non_answers == "drop":
             survey = drop_non_answers(survey)
+    elif isinstance(config, RespondentData):
+        survey, _ = read_respondents(settings_text(config), data_state(config))
     else:
         assert isinstance(config, FileData)
         survey = read_once(
@@ -125,6 +134,8 @@ def data_state(config: DataConfig) -> tuple[tuple[int, ...] | None, ...]:
     files = [survey_path(config)] if isinstance(config, FileData) else []
     if isinstance(config, OpinionQAData) and config.ordinals is not None:
         files.append(Path(config.ordinals))
+    if isinstance(config, RespondentData) and config.codebook is not None:
+        files.append(Path(config.codebook))
     return tuple(file_state(file) if file.exists() else None for file in files)
 
 

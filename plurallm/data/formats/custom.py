@@ -6,7 +6,7 @@ from plurallm.data.identity import label
 
 
 def read_custom(survey: Builder) -> None:
-    """Read rows with either ``shares`` or ``counts``, and ``ordinal`` where there is one."""
+    """Read rows with ``shares`` or ``counts``, and ``ordinal`` and ``effective`` if there."""
     for cells in survey.rows():
         kinds = [kind for kind in ("shares", "counts") if filled(cells.get(kind))]
         if len(kinds) != 1:
@@ -21,4 +21,6 @@ def read_custom(survey: Builder) -> None:
         values = json_list(cells[kinds[0]], kinds[0])
         total = 1.0 if kinds[0] == "shares" else None
         shares = survey.shares(group, position, values, total)
-        survey.add_answer(group, position, shares, sum(values) if total is None else None)
+        people = sum(values) if total is None else None
+        effective = cells.get("effective")
+        survey.add_answer(group, position, shares, people, effective if filled(effective) else None)

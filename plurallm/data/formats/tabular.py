@@ -48,7 +48,10 @@ def table_rows(path: Path) -> Iterator[_Row]:
         yield from _parquet_rows(path)
         return
     if not path.name.endswith((".csv", ".csv.gz")):
-        raise SurveyError(f"{path}: a survey file ends in .csv, .csv.gz or .parquet")
+        raise SurveyError(
+            f"{path}: a survey file ends in .csv, .csv.gz or .parquet; a file "
+            "of persons (SPSS, Stata, Excel, ...) needs data=respondents"
+        )
     # One cell of GlobalOpinionQA holds the answers of all countries.
     csv.field_size_limit(2**24)
     try:

@@ -7,13 +7,15 @@ the node does but never widen it.
 import dataclasses
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
+from plurallm.config.compose import load_config
 from plurallm.config.digest import flatten
 from plurallm.config.error import ConfigError
-from plurallm.config.overrides import check_choice, override_key
+from plurallm.config.overrides import check_choice, hydra_quote, override_key
 from plurallm.config.protection import RespondentPrivacy
 from plurallm.config.schema import Config
-from plurallm.config.surveys import FileData, OpinionQAData
+from plurallm.config.surveys import FileData, OpinionQAData, RespondentData
 from plurallm.data.formats.tabular import SurveyError
 from plurallm.data.roles import Roles, count_seen, is_listed, questions_needed
 from plurallm.data.survey import Survey
@@ -127,6 +129,8 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     fields |= {"source": settings.layout, "path": str(settings.survey)}
     if settings.layout == "opinionqa":
         data: FileData = OpinionQAData(**fields, ordinals=None)
+    elif settings.layout == "respondents":
+        data = _respondents(fields, settings)
     else:
         data = FileData(**fields)
     return dataclasses.replace(
@@ -140,6 +144,14 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         output_dir=None,
         resume=None,
     )
+
+
+def _respondents(fields: dict[str, Any], settings: NodeSettings) -> RespondentData:
+    """The node's file of persons, read as its data holder says and split as the run says."""
+    path = f"data.path={hydra_quote(str(settings.survey))}"
+    own = load_config(["data=respondents", path, *settings.reader], None).data
+    assert isinstance(own, RespondentData)
+    return dataclasses.replace(own, **fields)
 
 
 def _check_sizes(run: Config, settings: NodeSettings) -> None:

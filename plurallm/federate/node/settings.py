@@ -2,15 +2,17 @@
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from plurallm.config.error import ConfigError
+from plurallm.config.overrides import override_key, split_overrides
+from plurallm.config.surveys import FileData, RespondentData
 from plurallm.data.reading import FORMATS
 
 _SETTINGS = (
     *("survey", "layout", "groups", "role", "epsilon", "device", "threads"),
-    *("cache-dir", "state-dir", "allow"),
+    *("cache-dir", "state-dir", "allow", "reader"),
 )
 
 
@@ -23,7 +25,7 @@ class NodeSettings:
     survey : Path
         The survey file, absolute.
     layout : str
-        Its layout, see ``read_survey``.
+        Its layout, see ``read_survey``; ``"respondents"`` for a file with one row a person.
     groups : tuple of str
         Groups of the file that the node hosts; no other one is read.
     role : str
@@ -41,6 +43,9 @@ class NodeSettings:
         Folder of what the node must not lose; None: the user's state folder.
     allow : tuple of str
         Keys that a run may set here beyond ``ALLOWED``, and embedders beyond ``EMBEDDINGS``.
+    reader : tuple of str
+        How a file of persons is read: overrides of ``conf/data/respondents.yaml``, such as
+        ``data.group_by=[cntry]``. No run can set them.
     """
 
     survey: Path
@@ -53,6 +58,7 @@ class NodeSettings:
     cache_dir: str | None
     state_dir: str | None
     allow: tuple[str, ...]
+    reader: tuple[str, ...] = ()
 
 
 def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
@@ -63,7 +69,7 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
     node_config : mapping
         ``survey`` and ``groups`` (names with commas between them, quoted as in a CSV file), and
         optionally ``layout``, ``role``, ``epsilon``, ``device``, ``threads``, ``cache-dir``,
-        ``state-dir`` and ``allow``.
+        ``state-dir``, ``allow`` and ``reader``.
 
     Returns
     -------
@@ -98,18 +104,32 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
         cache_dir=str(node_config["cache-dir"]) if "cache-dir" in node_config else None,
         state_dir=str(node_config["state-dir"]) if "state-dir" in node_config else None,
         allow=_names(node_config.get("allow", "")),
+        reader=tuple(split_overrides(str(node_config.get("reader", "")))),
     )
+    _check_reader(settings)
     if not settings.survey.is_absolute():
         raise ConfigError(f"survey={settings.survey} must be an absolute path")
     if settings.threads is not None and settings.threads < 1:
         raise ConfigError(f"threads must be >= 1, but is {settings.threads}")
     for name, value, known in (
         ("role", settings.role, ("train", "score")),
-        ("layout", settings.layout, tuple(FORMATS)),
+        ("layout", settings.layout, (*FORMATS, "respondents")),
     ):
         if value not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, but is {value!r}")
     return settings
+
+
+def _check_reader(settings: NodeSettings) -> None:
+    """What the reader sets must be of the reader alone."""
+    if settings.reader and settings.layout != "respondents":
+        raise ConfigError("reader=... goes with layout=respondents alone")
+    own = {f"data.{each.name}" for each in fields(RespondentData)}
+    own -= {f"data.{each.name}" for each in fields(FileData)}
+    for text in settings.reader:
+        key = override_key(text)
+        if key not in own and not key.startswith("data.codebook_columns."):
+            raise ConfigError(f"reader sets {key}; its keys are {', '.join(sorted(own))}")
 
 
 def _names(text: object) -> tuple[str, ...]:

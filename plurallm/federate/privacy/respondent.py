@@ -153,6 +153,11 @@ def _nearest_shares(
 
 
 def _counts(group: str, answers: Answers, privacy: RespondentPrivacy) -> npt.NDArray[np.float64]:
+    if answers.effective_Q is not None:
+        raise ConfigError(
+            f"privacy=respondent does not go with weights, and the answers of group {group!r} are "
+            "weighted: its noise is measured for persons who count once"
+        )
     if answers.respondents_Q is None and privacy.respondents is None:
         raise ConfigError(
             f"privacy=respondent needs the number of people behind each answer, and the survey has "

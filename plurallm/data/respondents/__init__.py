@@ -1,0 +1,1 @@
+"""People's own answers, one row a person: files, codebooks, groups, shares."""
