@@ -256,12 +256,14 @@ def roles(files: dict[str, Path]) -> list[str]:
 def same_result(run: Path, other: Path) -> bool:
     """Whether two runs have the same model, to the bit, and the same metrics of every round.
 
-    The plurality score alone is left out: it takes two groups' answers in one place.
+    All but what takes other groups' answers or questions in one place: the plurality score, and
+    the scores without near copies, for which a node compares the questions of its own file alone.
     """
     model = Path("model") / "model.safetensors"
+    whole = ("plurality", "novel_cells")
     metrics = (
         [
-            {name: value for name, value in json.loads(line).items() if name != "plurality"}
+            {name: value for name, value in json.loads(line).items() if name not in whole}
             for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         ]
         for folder in (run, other)

@@ -44,7 +44,7 @@ from plurallm.federate.server_app import checkpoint_to_resume
 from plurallm.record.lock import check_unlocked
 from plurallm.record.progress import ProgressTracker
 from plurallm.record.run_folder import new_run_folder
-from plurallm.results.report.tables import print_result
+from plurallm.results.report.report_folder import report_folder
 
 
 def main(typed: Sequence[str]) -> int:
@@ -82,7 +82,8 @@ def main(typed: Sequence[str]) -> int:
     except SystemExit:
         print("Stopped, and ended all that the run had started.", file=sys.stderr)
         raise
-    print_result(folder)
+    report_folder(folder)
+    print(f"Report: {folder / 'report.html'}")
     print(f"Run folder: {folder}")
     return 0
 

@@ -31,7 +31,9 @@ def program(tmp_path, monkeypatch):
     file.parent.mkdir()
     file.write_text(
         f"#!{sys.executable}\n"
-        "import sys, time, pathlib\n"
+        "import sys, time, pathlib, signal\n"
+        f"says = pathlib.Path({str(tmp_path)!r}, 'says')\n"
+        "signal.signal(signal.SIGTERM, lambda *_: says.write_text('my task is over'))\n"
         "path = sys.argv[sys.argv.index('--token-file') + 1]\n"
         "assert pathlib.Path(path).is_file()\n"
         f"pathlib.Path({str(tmp_path)!r}, 'token').write_text(pathlib.Path(path).read_text())\n"
@@ -103,6 +105,15 @@ def test_a_process_that_hangs_is_ended(program, capfd):
     executor.launch(spec())
     wait_for(lambda: bool(executor.get_eligible_capacity(ALL)[0]))
     assert "task 7 took longer than 0.5 s" in capfd.readouterr().err
+
+
+def test_a_client_that_is_ended_cannot_call_its_task_finished(program):
+    """Its node would wait for the answer for good."""
+    executor = BoundedExecutor(TaskType.CLIENT_APP, 1, None, None)
+    executor.launch(spec())
+    wait_for(lambda: (program / "token").exists() and (program / "token").read_text() == TOKEN)
+    executor.close()
+    assert not (program / "says").exists()
 
 
 class Link(http.server.BaseHTTPRequestHandler):

@@ -117,7 +117,7 @@ def test_twelve_nodes_whose_clients_stand_still(tmp_path, monkeypatch):
         start(running, 12, "--machine-processes", "2")
         run = running.submit(
             *(*SMALL, "federation.nodes=12", "federation.rounds=3", "federation.failed_rounds=3"),
-            *("evaluation.every=3", "federation.wait_seconds=600", "federation.round_timeout=600"),
+            *("evaluation.every=3", "federation.wait_seconds=600", "federation.round_timeout=240"),
             f"output_dir={folder}",
         )
         wait_for(lambda: lines(folder) or run.poll() is not None, "round 1")

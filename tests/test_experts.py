@@ -16,12 +16,12 @@ from plurallm.data.preferences import split_context
 from plurallm.data.roles import assign_roles, count_seen
 from plurallm.data.tasks import group_tasks, load_survey, survey_table
 from plurallm.evaluate.baselines.plain import uniform
-from plurallm.evaluate.experts import expert_predictors, mix_predictors
+from plurallm.evaluate.experts import expert_config, expert_predictors, mix_predictors
 from plurallm.evaluate.scores import model_predictor, score_group
 from plurallm.federate.in_process import run_in_process
 from plurallm.learn.transformer import PreferenceTransformer
 
-EXPERTS = ["personal=experts", "personal.steps=20"]
+EXPERTS = ["personal=experts", "personal.steps=100"]
 
 
 def read(folder, name):
@@ -49,6 +49,14 @@ def saved(run):
     tasks = group_tasks(survey, roles.groups, config)
     groups = read(folder, "experts/config.json")["groups"]
     return config, roles, tasks, table, model, weights, groups
+
+
+def test_without_a_number_experts_take_as_many_steps_as_the_rounds(tmp_path):
+    rounds = ["federation.rounds=7", "training.steps_per_round=3", "personal=experts"]
+    training = expert_config(load_config([*TINY, *rounds], None)).training
+    assert training.steps_per_round == 21
+    given = expert_config(load_config([*TINY, *rounds, "personal.steps=5"], None)).training
+    assert given.steps_per_round == 5
 
 
 def test_every_training_group_has_an_expert_that_differs_from_the_others(run):

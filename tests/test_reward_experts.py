@@ -28,7 +28,12 @@ from plurallm.reward.scorer import Item, Scorer
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
-    settings = ["data.num_groups=6", "federation.rounds=2", "personal=experts", "personal.steps=40"]
+    settings = [
+        "data.num_groups=6",
+        "federation.rounds=2",
+        "personal=experts",
+        "personal.steps=100",
+    ]
     overrides = [*TINY, *settings, f"output_dir={folder / 'run'}", f"cache_dir={folder}"]
     run_in_process(overrides)
     export_tiny(folder / "run", folder / "bundle")

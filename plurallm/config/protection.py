@@ -80,11 +80,12 @@ class DittoPersonal(PersonalConfig):
 class ExpertsPersonal(PersonalConfig):
     """Each training group fine-tunes the final model; predictions mix what comes of it."""
 
-    steps: int
+    steps: int | None
     learning_rate: float
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "personal.steps", self.steps, ">= 1")
+        steps = self.steps
+        require(steps is None or steps >= 1, "personal.steps", steps, ">= 1 or null")
         require(
             0 < self.learning_rate < math.inf,
             "personal.learning_rate",

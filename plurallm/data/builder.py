@@ -18,6 +18,7 @@ SUM_TOLERANCE = 0.01
 """How far shares may be from a sum of 1 before they are refused: published ones are rounded."""
 
 _LARGEST = sys.float_info.max
+_PLAIN = (float, int)
 
 
 class Builder:
@@ -121,11 +122,12 @@ class Builder:
         effective: object = None,
     ) -> None:
         """Add what ``shares`` has checked; `people` behind it, and their effective number."""
-        if self.answer(group, position) is not None:
+        own = self._shares.setdefault(group, {})
+        if position in own:
             raise self.refuse(
                 f"group {group!r} has answered question {self._questions[position].id!r} before"
             )
-        self._shares.setdefault(group, {})[position] = shares
+        own[position] = shares
         if people is not None:
             self._people.setdefault(group, {})[position] = people
         if effective is not None:
@@ -201,7 +203,10 @@ class Builder:
                 f"group {group!r} has {len(values)} shares or counts for {length} options"
             )
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            # Most are plain numbers, which take the first comparison alone.
+            if type(value) not in _PLAIN and (
+                isinstance(value, bool) or not isinstance(value, (int, float))
+            ):
                 raise self.refuse(f"group {group!r} has {value!r} where a number must stand")
             if not 0 <= value <= _LARGEST:
                 raise self.refuse(f"group {group!r} has the share or count {str(value)[:20]}")

@@ -238,7 +238,7 @@ class BoundedExecutor:
                     flush=True,
                 )
                 one.told = time.monotonic()
-                one.process.terminate()
+                self._end(one)
 
     def _why_end(self, one: _Running) -> str | None:
         most = self._task_seconds
@@ -250,7 +250,7 @@ class BoundedExecutor:
         """End what still runs, and wait for its end."""
         self.release_slot()
         for one in self._running:
-            one.process.terminate()
+            self._end(one)
         for one in self._running:
             try:
                 one.process.wait(KILL_SECONDS)
@@ -259,6 +259,14 @@ class BoundedExecutor:
                 one.process.wait()
             one.claim.close()
         self._running.clear()
+
+    def _end(self, one: _Running) -> None:
+        # A ClientApp that is asked to end says that its task is over, but answers nothing: its node
+        # would wait on. That it was killed, Flower notices in a minute, and answers in its place.
+        if self._runs == TaskType.CLIENT_APP:
+            one.process.kill()
+        else:
+            one.process.terminate()
 
     def _has_slot(self) -> bool:
         if self._slots is not None and self._slot is None:

@@ -27,6 +27,8 @@ from plurallm.learn.transformer import PreferenceTransformer
 def expert_config(config: Config) -> Config:
     """Configuration of the fine-tuning: one round of ``personal.steps`` steps.
 
+    Without a number it has as many steps as a group takes in all rounds.
+
     Parameters
     ----------
     config : Config
@@ -34,12 +36,13 @@ def expert_config(config: Config) -> Config:
     """
     personal = config.personal
     assert isinstance(personal, ExpertsPersonal)
+    steps = personal.steps or config.federation.rounds * config.training.steps_per_round
     return replace(
         config,
         federation=replace(config.federation, rounds=1),
         training=replace(
             config.training,
-            steps_per_round=personal.steps,
+            steps_per_round=steps,
             learning_rate=personal.learning_rate,
         ),
     )

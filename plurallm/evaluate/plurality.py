@@ -64,8 +64,8 @@ class Plurality:
     pairs, questions : int
         Pairs of groups, and distinct questions, that it comes from.
     tells_apart : bool
-        Whether ``low`` is above ``LEAST_GAIN`` and ``between`` at least ``LEAST_BETWEEN`` of
-        ``true_between``.
+        Whether ``low`` is above ``LEAST_GAIN``, ``between`` at least ``LEAST_BETWEEN`` of
+        ``true_between``, and ``correlation`` positive: differences of the right sign.
     """
 
     own: float
@@ -220,19 +220,22 @@ def _score(pairs: Sequence[_Pair], draws: torch.Generator) -> Plurality:
         for parts in ([p.own_2QO for p in pairs], [p.true_2QO for p in pairs])
     )
     own, swapped = own_N.mean().item(), swapped_N.mean().item()
+    correlation = both / (square * told_square) ** 0.5 if square * told_square > 0 else 0.0
     return Plurality(
         own=own,
         swapped=swapped,
         gain=own - swapped,
         low=low,
         high=high,
-        correlation=both / (square * told_square) ** 0.5 if square * told_square > 0 else 0.0,
+        correlation=correlation,
         slope=both / square if square > 0 else 0.0,
         between=between,
         true_between=true_between,
         pairs=len(pairs),
         questions=len(set(question_N.tolist())),
-        tells_apart=low > LEAST_GAIN and between >= LEAST_BETWEEN * true_between,
+        tells_apart=low > LEAST_GAIN
+        and between >= LEAST_BETWEEN * true_between
+        and correlation > 0,
     )
 
 
