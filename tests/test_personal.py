@@ -54,7 +54,7 @@ def test_any_group_has_a_folder_of_its_own(tmp_path, group):
 
 @pytest.mark.parametrize("run", ["", "..", "../../elsewhere", "0123456789abcdeg", "a" * 17])
 def test_a_run_name_that_is_no_name_is_refused(run):
-    local = LocalData(load_config([], None), "", None, {}, {}, {}, None, None)
+    local = LocalData(load_config([], None), "", None, {}, {}, {}, None, None, {}, "", [])
     with pytest.raises(ValueError, match="16 hexadecimal digits"):
         local.personal_models(run)
 

@@ -240,6 +240,8 @@ GOOD = {
     "threads": 1,
     "partitions": 0,
     "config": DIGEST,
+    "embedder": "hashing",
+    "probe": [0.5, -0.5],
 }
 
 

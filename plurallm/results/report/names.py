@@ -31,7 +31,7 @@ VARIANTS = {
     "honest": "honest groups alone",
     "personal": "personal models",
     "trunk": "global model without experts",
-    "novel": "without near copies of seen questions",
+    "novel": "without near copies",
 }
 """Further cells of an arm and how the tables call them."""
 
