@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from plurallm.config.compose import load_tool_config
 from plurallm.config.services import ServeConfig
 from plurallm.data.context import context_to_json
+from plurallm.data.non_answers import is_non_answer
 from plurallm.reward import Item, PreferenceRewardModel, Scorer
 from plurallm.reward.http.app import make_app
 from plurallm.reward.http.batching import Batcher
@@ -118,7 +119,7 @@ def test_empty_lists_are_answered(client):
 
 
 def test_a_new_groups_file_becomes_a_context(client, model, write_survey):
-    context = model.contexts[GROUPS[0]]
+    context = [a for a in model.contexts[GROUPS[0]] if not any(map(is_non_answer, a.options))]
     rows = [
         {"question_id": str(n), "group": "new", **answer}
         for n, answer in enumerate(context_to_json(context))
