@@ -122,7 +122,7 @@ def score_plurality(
     Returns
     -------
     dict
-        A ``Plurality`` as a dictionary, by cell as ``evaluation.summarize`` names them. A cell
+        A ``Plurality`` as a dictionary, by cell as ``scores.summarize`` names them. A cell
         without two groups that answered the same question is left out.
     """
     partners, questions = _BRIEF if brief else (PARTNERS, QUESTIONS)

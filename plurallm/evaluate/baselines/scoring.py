@@ -91,7 +91,7 @@ def score_baselines(
     Returns
     -------
     dict
-        By baseline, in the shape of ``evaluation.summarize``, with ``plurality`` beside it.
+        By baseline, in the shape of ``scores.summarize``, with ``plurality`` beside it.
     """
     return {
         baseline: summarize(

@@ -1,9 +1,9 @@
 """Central differential privacy over groups: the books of what a run has given away.
 
-The strategy clips each group's update and adds noise to the sum (``strategy/noisy.py``); here every
-released model is entered, before it is sent, in a ledger in the run's folder. The ledger is not
-part of the checkpoint: a run that was cut off and resumed repeats rounds with fresh noise, and the
-rounds that it repeats were released all the same.
+The strategy clips each group's update and adds noise to the sum (``aggregators/noisy.py``); here
+every released model is entered, before it is sent, in a ledger in the run's folder. The ledger is
+not part of the checkpoint: a run that was cut off and resumed repeats rounds with fresh noise, and
+the rounds that it repeats were released all the same.
 
 Flower's accountant (over ``dp-accounting``) computes epsilon: Renyi divergences of the Gaussian
 mechanism, composed, without amplification because the groups of a round follow from a seed that

@@ -147,7 +147,7 @@ def run_central(learner: Learner, study: Study, overrides: list[str], path: Path
 
 
 def score(predictors: Mapping[str, Predictor], study: Study, brief: bool = False) -> dict[str, Any]:
-    """Score predictors, in the shape of ``evaluation.summarize``, with ``plurality`` beside it.
+    """Score predictors, in the shape of ``scores.summarize``, with ``plurality`` beside it.
 
     Parameters
     ----------

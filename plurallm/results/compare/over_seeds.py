@@ -51,7 +51,7 @@ def cells_over_seeds(summaries: Mapping[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     summaries : mapping
-        By seed, in the shape of ``evaluation.summarize``.
+        By seed, in the shape of ``scores.summarize``.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def groups_over_seeds(summaries: Mapping[str, Any]) -> list[dict[str, Any]]:
     Parameters
     ----------
     summaries : mapping
-        By seed, in the shape of ``evaluation.summarize``.
+        By seed, in the shape of ``scores.summarize``.
 
     Returns
     -------

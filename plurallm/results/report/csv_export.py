@@ -23,7 +23,7 @@ def tidy(results: Mapping[str, Any]) -> dict[str, list[Record]]:
     -------
     dict
         ``cells`` (arm, variant, kind, cell, metric, seed, value; the variant is empty, or as in
-        ``compare.scores.VARIANTS``), ``plurality`` (arm, cell, metric, seed,
+        ``over_seeds.VARIANTS``), ``plurality`` (arm, cell, metric, seed,
         value), ``groups`` (arm, role, group, questions, seed, alignment),
         ``curves`` (arm, seed, what had been spent, train_loss, cell, alignment) and, where there
         is one, ``convergence`` (cell, arm, seed, target and what had been spent, empty where it was
