@@ -81,32 +81,18 @@ def main() -> None:
 
 def train(overrides: Sequence[str]) -> None:
     """Train in this process and print the result."""
-    from plurallm.federate.in_process import run_in_process
+    from plurallm.federate.in_process import run_here
     from plurallm.results.report.tables import print_result
 
-    config = load_config(overrides, None)
-    folder = config.resume or config.output_dir
-    if folder is None:
-        folder = str(new_run_folder(Path.cwd() / "outputs"))
-        overrides = [*overrides, f"output_dir={hydra_quote(folder)}"]
-    try:
-        run_in_process(overrides)
-    except BaseException:
-        if Path(folder).is_dir() and not any(Path(folder).iterdir()):
-            Path(folder).rmdir()
-        raise
-    print_result(Path(folder))
+    folder = run_here(overrides)
+    print_result(folder)
     print(f"\nThe run's folder: {folder}")
 
 
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
     from plurallm.record.wandb_tracker import log_tables
-    from plurallm.results.compare.run_comparison import (
-        ArmsFailedError,
-        run_comparison,
-        tables_config,
-    )
+    from plurallm.results.compare.run_comparison import compare_here, tables_config
     from plurallm.results.report.csv_export import tidy
     from plurallm.results.report.figures import pictures
     from plurallm.results.report.report_folder import report_folder
@@ -115,16 +101,7 @@ def compare(overrides: Sequence[str]) -> None:
     if config.resume is not None:
         raise ConfigError("a comparison goes on by itself: give its output_dir again, not resume")
     folder = Path(config.output_dir or new_run_folder(Path.cwd() / "outputs", "compare-"))
-    failure = None
-    try:
-        run_comparison(overrides, folder)
-    except ArmsFailedError as error:
-        if not error.done:
-            raise
-        failure = error
-    finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    failure = compare_here(overrides, folder)
     results = report_folder(folder)
     if isinstance(config.tracking, WandbTracking):
         own = tables_config(overrides, folder)

@@ -16,15 +16,20 @@ from plurallm.config.compose import load_config
 from plurallm.config.device import choose_device
 from plurallm.config.directories import cache_directory
 from plurallm.config.error import ConfigError
-from plurallm.config.overrides import absolute_overrides, hydra_quote, override_key
-from plurallm.config.randomness import generator
+from plurallm.config.overrides import absolute_overrides, hydra_list, hydra_quote, override_key
 from plurallm.config.schema import Config
-from plurallm.data.context import Context, survey_context
+from plurallm.data.context import Context, draw_context
 from plurallm.data.frames import keep_survey
-from plurallm.data.preferences import split_context
 from plurallm.data.roles import Roles, survey_roles
 from plurallm.data.survey import Survey
-from plurallm.data.tasks import GroupTask, data_state, group_tasks, load_survey, survey_table
+from plurallm.data.tasks import (
+    GroupTask,
+    data_state,
+    group_tasks,
+    load_survey,
+    near_copy_counts,
+    survey_table,
+)
 from plurallm.evaluate.baselines.scoring import score_baselines
 from plurallm.learn.transformer import PreferenceTransformer
 
@@ -100,7 +105,10 @@ class Study:
         elif data is not None:
             settings["data"] = data
         if train or held_out:
-            settings |= {"data.train_groups": _list(train), "data.held_out_groups": _list(held_out)}
+            settings |= {
+                "data.train_groups": hydra_list(train),
+                "data.held_out_groups": hydra_list(held_out),
+            }
         if held_out and not train:
             settings["data.held_out_fraction"] = 0
         settings |= {} if embedding is None else {"embedding": embedding}
@@ -149,6 +157,21 @@ class Study:
         """Digest of the survey's content, whatever its path and the order of its rows."""
         return self.survey.fingerprint
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a summary says of the survey: where it came from, what was dropped and joined."""
+        survey = self.survey
+        return {
+            "near_copies": near_copy_counts(survey, self.table_RD, self.config),
+            "survey": {
+                "source": survey.source,
+                "questions": len(survey.questions),
+                "rows_dropped": dict(survey.dropped),
+                "fingerprint": survey.fingerprint,
+                "groups_joined": {name: list(own) for name, own in survey.joined.items()},
+            },
+        }
+
     def new_model(self) -> PreferenceTransformer:
         """Make the network with its seeded initial weights."""
         model = PreferenceTransformer(self.table_RD.shape[1], self.config.model, self.config.seed)
@@ -184,8 +207,7 @@ class Study:
                 f"group {group!r} has {len(seen)} seen questions, fewer than the {wanted} of a "
                 "context: ask for fewer"
             )
-        drawn, _ = split_context(seen, wanted, generator(self.config.seed, "evaluation", group, 0))
-        return survey_context(self.survey, group, drawn.question_Q.tolist())
+        return draw_context(self.survey, group, seen, wanted, self.config.seed)
 
     def __repr__(self) -> str:
         return (
@@ -210,9 +232,3 @@ def _own(overrides: Sequence[str]) -> list[str]:
     """Of the overrides, where the cache lies: all that is needed before the survey is known."""
     absolute = absolute_overrides(overrides, Path.cwd())
     return [text for text in absolute if override_key(text) == "cache_dir"]
-
-
-def _list(names: Sequence[str]) -> str:
-    if isinstance(names, str):
-        raise ConfigError(f"groups are given as a list: [{names!r}]")
-    return f"[{','.join(hydra_quote(name) for name in names)}]"

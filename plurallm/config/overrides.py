@@ -144,6 +144,19 @@ def hydra_quote(value: str) -> str:
     return "'" + re.sub(r"(\\*)('|\Z)", _escape_quote, value) + "'"
 
 
+def hydra_list(names: Sequence[str]) -> str:
+    """Write names as a list in Hydra's override grammar.
+
+    Raises
+    ------
+    ConfigError
+        For one text, whose letters would be taken for names.
+    """
+    if isinstance(names, str):
+        raise ConfigError(f"names are given as a list: [{names!r}]")
+    return f"[{','.join(map(hydra_quote, names))}]"
+
+
 def split_overrides(text: str) -> list[str]:
     """Overrides from the one string that Flower's run configuration carries."""
     try:

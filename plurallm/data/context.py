@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from plurallm.config.randomness import generator
 from plurallm.data.builder import SUM_TOLERANCE
+from plurallm.data.preferences import Preferences, split_context
 from plurallm.data.reading import read_survey
 from plurallm.data.survey import Question, Survey
 
@@ -91,6 +93,28 @@ def survey_context(survey: Survey, group: str, positions: Sequence[int] | None =
         share_O = answers.share_QO[row[position], : len(question.options)]
         context.append(AnsweredQuestion(question.text, question.options, tuple(share_O.tolist())))
     return tuple(context)
+
+
+def draw_context(
+    survey: Survey, group: str, answers: Preferences, questions: int, seed: int
+) -> Context:
+    """Draw the context that evaluation shows of a group.
+
+    Parameters
+    ----------
+    survey : Survey
+        It holds the group.
+    group : str
+        Whose answers.
+    answers : Preferences
+        Those to draw from, at least as many as are drawn.
+    questions : int
+        How many.
+    seed : int
+        Of the run.
+    """
+    drawn, _ = split_context(answers, questions, generator(seed, "evaluation", group, 0))
+    return survey_context(survey, group, drawn.question_Q.tolist())
 
 
 def read_context(path: str | Path) -> Context:

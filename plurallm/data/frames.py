@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.formats.tabular import refuse_doubles
 from plurallm.data.reading import survey_of_rows
 from plurallm.data.survey import Survey
 
+_PLACE = Path("the frame")
 _WHOLE = 1e-6  # a count that is this near a whole number is one: shares times people
 
 
@@ -41,14 +42,12 @@ def frame_survey(frame: Any) -> Survey:
     if hasattr(frame, "to_dicts"):
         rows: Iterable[Mapping[str, Any]] = frame.to_dicts()
     elif hasattr(frame, "to_dict"):
-        doubles = frame.columns[frame.columns.duplicated()]
-        if len(doubles):
-            raise SurveyError(f"the frame has the column {doubles[0]!r} twice")
+        refuse_doubles(_PLACE, map(str, frame.columns))
         rows = frame.to_dict("records")
     else:
         raise TypeError(f"neither a pandas nor a polars frame, but {type(frame).__name__}")
     numbered = ((number, _plain(row)) for number, row in enumerate(rows, start=1))
-    return survey_of_rows(Path("the frame"), numbered, "custom", "keep")
+    return survey_of_rows(_PLACE, numbered, "custom", "keep")
 
 
 def keep_survey(survey: Survey, folder: Path) -> Path:

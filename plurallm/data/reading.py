@@ -14,7 +14,7 @@ from plurallm.data.formats.cells import CellError
 from plurallm.data.formats.custom import read_custom
 from plurallm.data.formats.globalopinionqa import read_globalopinionqa
 from plurallm.data.formats.opinionqa import read_counts, read_distributions
-from plurallm.data.formats.tabular import SurveyError, table_rows
+from plurallm.data.formats.tabular import SurveyError, check_file, table_rows
 from plurallm.data.non_answers import drop_non_answers
 from plurallm.data.survey import Survey
 
@@ -95,10 +95,7 @@ def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
     SurveyError
         Naming file, row and reason.
     """
-    if path.is_dir():
-        raise SurveyError(f"{path} is a folder; data.path names the survey file")
-    if not path.is_file():
-        raise SurveyError(f"{path}: no such file; data.path names the survey file")
+    check_file(path)
     return survey_of_rows(path, table_rows(path), source, non_answers)
 
 

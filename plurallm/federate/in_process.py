@@ -8,6 +8,7 @@ import logging
 import random
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
@@ -16,9 +17,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from plurallm.config.compose import load_config
+from plurallm.config.overrides import hydra_quote
 from plurallm.data.tasks import plan_nodes
 from plurallm.federate.client_app import app as default_client_app
 from plurallm.federate.server_app import app as default_server_app
+from plurallm.record.run_folder import new_run_folder, remove_empty
 
 _CLIENT_APP_RAISED = 2
 """Flower's error code for an exception in a ClientApp."""
@@ -161,3 +164,29 @@ def run_in_process(
         run_config=run_config,
     )
     server_app(grid, context)
+
+
+def run_here(overrides: Sequence[str]) -> Path:
+    """Run a whole federation in this process; a folder of a run that failed at once is removed.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides, paths absolute; without ``output_dir`` a new folder in ``outputs``.
+
+    Returns
+    -------
+    Path
+        The run's folder.
+    """
+    config = load_config(overrides, None)
+    folder = config.resume or config.output_dir
+    if folder is None:
+        folder = str(new_run_folder(Path.cwd() / "outputs"))
+        overrides = [*overrides, f"output_dir={hydra_quote(folder)}"]
+    try:
+        run_in_process(overrides)
+    except BaseException:
+        remove_empty(Path(folder))
+        raise
+    return Path(folder)

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, MetricRecord
-from torch import Tensor
 
-from plurallm.config.device import choose_device
 from plurallm.config.digest import config_dict
 from plurallm.config.protection import (
     CentralPrivacy,
@@ -19,10 +18,9 @@ from plurallm.config.protection import (
 )
 from plurallm.config.schema import Config
 from plurallm.data.content import check_survey
-from plurallm.data.roles import Roles, survey_roles, tell_parentheses
+from plurallm.data.roles import survey_roles, tell_parentheses
 from plurallm.data.survey import Survey
-from plurallm.data.tasks import GroupTask, group_tasks, load_survey, near_copy_counts, survey_table
-from plurallm.evaluate.baselines.scoring import score_baselines
+from plurallm.data.tasks import load_survey
 from plurallm.evaluate.experts import expert_predictors
 from plurallm.evaluate.plurality import score_plurality
 from plurallm.evaluate.scores import model_predictor, summarize
@@ -33,10 +31,10 @@ from plurallm.federate.fedavg import GroupFedAvg
 from plurallm.federate.members import describe, is_deployment
 from plurallm.federate.messages import read_array
 from plurallm.federate.round_report import RoundReport
-from plurallm.learn.transformer import PreferenceTransformer
 from plurallm.record.checkpoint import Arrays, Checkpoint, save_checkpoint
 from plurallm.record.run_folder import RunFolder
 from plurallm.record.trackers import Trackers, versions
+from plurallm.study import Study
 
 # Best to worst: what tells the best round. Held-out groups must not choose the model.
 _SELECTION_CELLS = ("train_groups.unseen_questions", "train_groups.seen_questions")
@@ -88,7 +86,6 @@ class Recorder:
         self._totals: dict[str, float] = checkpoint.state["totals"]
         self._best: dict[str, Any] | None = checkpoint.state["best"]
         self._started = time.monotonic()
-        self._survey: tuple[dict[str, GroupTask], Tensor] | None = None
 
     def end_round(self, server_round: int, record: ArrayRecord) -> MetricRecord | None:
         """Take a finished round; Flower also calls it before the first one."""
@@ -168,17 +165,17 @@ class Recorder:
         facts = summarize(experts.scores, self._roles.by_group, self._config.data.distance)
         facts |= {"trunk_cells": last["cells"], "groups_unscored": experts.unscored}
         if self._simulated:
-            tasks, table_RD = self._local()
-            config = self._config
-            model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
-            model = model.to(table_RD.device, getattr(torch, config.precision))
+            study = self._study
             weights = {
-                name: torch.from_numpy(array).to(table_RD.device)
+                name: torch.from_numpy(array).to(study.table_RD.device)
                 for name, array in experts.arrays.items()
             }
-            everyone = self._roles.groups
-            predict = expert_predictors(model, weights, experts.groups, everyone, table_RD)
-            facts["plurality"] = score_plurality(tasks, self._roles, predict, config, by_name=True)
+            predict = expert_predictors(
+                study.new_model(), weights, experts.groups, study.roles.groups, study.table_RD
+            )
+            facts["plurality"] = score_plurality(
+                study.tasks, study.roles, predict, self._config, by_name=True
+            )
             facts["trunk_plurality"] = last["plurality"]
         facts["experts"] = {
             "groups": list(experts.groups),
@@ -191,13 +188,12 @@ class Recorder:
         """Plurality of the global model, in a simulation: only there one place has all answers."""
         if not self._simulated:
             return {}
-        tasks, table_RD = self._local()
-        config = self._config
-        model = PreferenceTransformer(table_RD.shape[1], config.model, config.seed)
-        model = model.to(table_RD.device, getattr(torch, config.precision))
+        study = self._study
+        model = study.new_model()
         model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-        everyone = dict.fromkeys(self._roles.groups, model_predictor(model, table_RD))
-        return {"plurality": score_plurality(tasks, self._roles, everyone, config, brief)}
+        everyone = dict.fromkeys(study.roles.groups, model_predictor(model, study.table_RD))
+        plurality = score_plurality(study.tasks, study.roles, everyone, self._config, brief)
+        return {"plurality": plurality}
 
     @property
     def _simulated(self) -> bool:
@@ -206,15 +202,12 @@ class Recorder:
             self._config
         )
 
-    def _local(self) -> tuple[dict[str, GroupTask], Tensor]:
-        """All groups of a simulation and the embeddings, read once."""
-        if self._survey is None:
-            if self._config.threads is not None:  # bits are those of one process
-                torch.set_num_threads(self._config.threads)
-            survey = self._load_survey()
-            table_RD = survey_table(survey, self._config).to(choose_device(self._config.device))
-            self._survey = group_tasks(survey, self._roles.groups, self._config, table_RD), table_RD
-        return self._survey
+    @cached_property
+    def _study(self) -> Study:
+        """All groups of a simulation, whose roles never change, laid out once."""
+        if self._config.threads is not None:  # bits are those of one process
+            torch.set_num_threads(self._config.threads)
+        return Study((), self._config, self._load_survey(), self._roles)
 
     def _load_survey(self) -> Survey:
         """Read the simulation's survey again; it must be the one that the run began with."""
@@ -277,8 +270,9 @@ class Recorder:
         nodes = self._attendance.nodes.values()
         if is_deployment(self._config):
             facts = {"participation": self._folder.participation()}
-        elif all(node.partitions is not None for node in nodes):
-            facts = _survey_facts(self._load_survey(), self._config, self._roles)
+        elif self._simulated:
+            self._load_survey()  # a file that was swapped since it was laid out is told
+            facts = _survey_facts(self._study)
         else:
             facts = {}
         return {
@@ -324,22 +318,13 @@ def _privacy(config: Config, aggregator: Aggregator) -> dict[str, Any] | None:
     return None
 
 
-def _survey_facts(survey: Survey, config: Config, roles: Roles) -> dict[str, Any]:
+def _survey_facts(study: Study) -> dict[str, Any]:
     """What only a simulation can know, because it holds the whole survey."""
     # Nodes host the groups that take part: those with too few questions are known only here.
-    whole = survey_roles(survey, config)
-    table_RD = survey_table(survey, config)
-    tasks = group_tasks(survey, roles.groups, config, table_RD)
+    whole = survey_roles(study.survey, study.config)
     return {
-        "near_copies": near_copy_counts(survey, table_RD, config),
-        "survey": {
-            "source": survey.source,
-            "questions": len(survey.questions),
-            "rows_dropped": dict(survey.dropped),
-            "fingerprint": survey.fingerprint,
-            "groups_joined": {name: list(own) for name, own in survey.joined.items()},
-        },
+        **study.facts,
         "groups_absent": list(whole.absent),
         "groups_dropped": dict(whole.dropped),
-        "baselines": score_baselines(tasks, roles, table_RD, config),
+        "baselines": study.baselines,
     }

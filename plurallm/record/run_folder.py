@@ -161,3 +161,9 @@ def new_run_folder(parent: Path, prefix: str = "") -> Path:
             continue
         return folder.resolve()
     raise FileExistsError(f"{parent} already holds a thousand runs of this second")
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder that was made for what did not come to be."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -56,9 +56,8 @@ def _model(
     """Load a run or a bundle, and say for which groups."""
     if (Path(place) / "overrides.yaml").is_file():
         run = Run(place)
-        return run.reward_model(groups or run.study.roles.groups, weights), (
-            groups or run.study.roles.groups
-        )
+        groups = groups or run.study.roles.groups
+        return run.reward_model(groups, weights), groups
     model = PreferenceRewardModel.from_pretrained(place)
     return model, groups or model.groups
 

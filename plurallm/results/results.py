@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from plurallm.config.error import ConfigError
-from plurallm.config.overrides import absolute_overrides, hydra_quote
+from plurallm.config.overrides import absolute_overrides, hydra_list
 from plurallm.record.run_folder import new_run_folder
-from plurallm.results.compare.run_comparison import run_comparison
+from plurallm.results.compare.run_comparison import compare_here
 from plurallm.results.report.csv_export import tidy
 from plurallm.results.report.report_folder import write_report
 from plurallm.results.rows import Rows
@@ -115,13 +115,15 @@ def compare(
     ConfigError
         Naming the arm or key that is wrong.
     ArmsFailedError
-        When an arm failed, after all others have run.
+        When an arm failed, after all others have run and are reported.
     """
-    named = [] if arms is None else [f"compare.arms=[{','.join(map(hydra_quote, arms))}]"]
+    named = [] if arms is None else [f"compare.arms={hydra_list(arms)}"]
     named += [] if seeds is None else [f"compare.seeds=[{','.join(map(str, seeds))}]"]
     folder = output_dir or new_run_folder(Path.cwd() / "outputs", "compare-")
     start = () if study is None else study.overrides
     everything = absolute_overrides([*start, *overrides, *named], Path.cwd())
-    run_comparison(everything, Path(folder).resolve())
+    failure = compare_here(everything, Path(folder).resolve())
     write_report(Path(folder))
+    if failure is not None:
+        raise failure
     return Results(folder)

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from plurallm.config.compose import load_tool_config
 from plurallm.config.error import ConfigError
-from plurallm.config.overrides import absolute_overrides, hydra_quote
+from plurallm.config.overrides import absolute_overrides, hydra_list, hydra_quote
 from plurallm.config.services import ExportConfig
-from plurallm.federate.in_process import run_in_process
-from plurallm.record.run_folder import new_run_folder
+from plurallm.federate.in_process import run_here
 from plurallm.results.report.report_folder import write_report
 from plurallm.results.rows import Rows
 from plurallm.reward.export import run_model
@@ -112,17 +112,13 @@ class Run:
         PreferenceRewardModel
             Ready to predict.
         """
-        export = ExportConfig(
-            run=str(self.folder),
-            folder="",
-            weights=weights,
-            release_context=list(release_context),
-            context_questions=None,
-            survey=None,
-            layout="custom",
-            license=None,
-        )
-        return run_model(export)
+        settings = [
+            f"run={hydra_quote(str(self.folder))}",
+            "folder=''",  # nothing is written
+            f"weights={weights}",
+            f"release_context={hydra_list(release_context)}",
+        ]
+        return run_model(load_tool_config("export", settings, ExportConfig))
 
     def __repr__(self) -> str:
         rounds, cells = self.summary["rounds"], self.summary["cells"]
@@ -174,11 +170,9 @@ def train(
         "privacy": privacy,
     }
     named = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    folder = new_run_folder(Path.cwd() / "outputs") if output_dir is None else Path(output_dir)
+    named += [] if output_dir is None else [f"output_dir={hydra_quote(str(output_dir))}"]
     start = () if study is None else study.overrides
-    everything = [*start, *overrides, *named, f"output_dir={hydra_quote(str(folder))}"]
-    run_in_process(absolute_overrides(everything, Path.cwd()))
-    return Run(folder)
+    return Run(run_here(absolute_overrides([*start, *overrides, *named], Path.cwd())))
 
 
 def _gain(found: Mapping[str, Any], cell: str) -> float | None:

@@ -13,13 +13,11 @@ from safetensors.torch import load_file
 from plurallm import __version__
 from plurallm.config.compose import typed_config
 from plurallm.config.digest import with_old_rules
-from plurallm.config.randomness import generator
 from plurallm.config.schema import Config
 from plurallm.config.services import ExportConfig
 from plurallm.data.content import FORMAT, check_format, check_survey
-from plurallm.data.context import Context, context_to_json, survey_context
+from plurallm.data.context import Context, context_to_json, draw_context
 from plurallm.data.embedding.table import PROBE
-from plurallm.data.preferences import split_context
 from plurallm.data.reading import read_survey
 from plurallm.data.tasks import group_tasks, load_survey
 from plurallm.reward.model import PreferenceRewardModel
@@ -168,9 +166,7 @@ def release_contexts(
                 f"group {group!r} has {len(own)} {kind} questions, fewer than the {wanted} "
                 "of a context: lower context_questions"
             )
-        draws = generator(config.seed, "evaluation", group, 0)
-        context, _ = split_context(own, wanted, draws)
-        contexts[group] = survey_context(survey, group, context.question_Q.tolist())
+        contexts[group] = draw_context(survey, group, own, wanted, config.seed)
     return contexts
 
 

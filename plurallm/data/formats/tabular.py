@@ -57,7 +57,7 @@ def table_rows(path: Path) -> Iterator[_Row]:
     try:
         with _open_text(path) as file:
             reader = csv.DictReader(file)
-            _refuse_doubles(path, reader.fieldnames or ())
+            refuse_doubles(path, reader.fieldnames or ())
             for row in reader:
                 if None in row or None in row.values():
                     raise SurveyError(
@@ -66,6 +66,20 @@ def table_rows(path: Path) -> Iterator[_Row]:
                 yield reader.line_num, row
     except (UnicodeDecodeError, csv.Error, zlib.error, gzip.BadGzipFile, EOFError) as error:
         raise SurveyError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path that is no file.
+
+    Raises
+    ------
+    SurveyError
+        Naming it.
+    """
+    if path.is_dir():
+        raise SurveyError(f"{path} is a folder; data.path names the survey file")
+    if not path.is_file():
+        raise SurveyError(f"{path}: no such file; data.path names the survey file")
 
 
 def _open_text(path: Path) -> IO[str]:
@@ -86,12 +100,12 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
         table = read_table(path)
     except ArrowInvalid as error:
         raise SurveyError(f"{path}: not a parquet file: {error}") from error
-    _refuse_doubles(path, table.column_names)
+    refuse_doubles(path, table.column_names)
     yield from enumerate(table.to_pylist(), start=1)
 
 
-def _refuse_doubles(path: Path, columns: Iterable[str]) -> None:
-    """Which of two columns of one name is meant, nobody can tell."""
+def refuse_doubles(path: Path, columns: Iterable[str]) -> None:
+    """Refuse a header in which a name stands twice: which column is meant, nobody can tell."""
     doubles = [name for name, times in Counter(map(str.strip, columns)).items() if times > 1]
     if any(doubles):
         raise SurveyError(

@@ -3,8 +3,7 @@
 Dimension letters: ``P`` persons.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,15 +90,6 @@ def recoded(raw: Sequence[str], raw_P: npt.NDArray[Any]) -> Column:
     place = {code: number for number, code in enumerate(codes)} | {"": -1}
     new = np.array([*(place[code] for code in raw), -1], np.int32)
     return Column(codes, new[raw_P])
-
-
-def refuse_doubles(path: Path, names: Iterable[str]) -> None:
-    """Refuse a header in which a name stands twice."""
-    doubles = [name for name, times in Counter(map(str.strip, names)).items() if name and times > 1]
-    if doubles:
-        raise SurveyError(
-            f"{path}: the column {doubles[0]!r} stands twice in the header: rename or remove one"
-        )
 
 
 def import_for(name: str, path: Path) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.formats.tabular import SurveyError, check_file, refuse_doubles
 from plurallm.data.identity import label
 from plurallm.data.respondents.codes import Variable
 from plurallm.data.respondents.columns import (
@@ -13,7 +13,6 @@ from plurallm.data.respondents.columns import (
     column_of,
     import_for,
     one_line,
-    refuse_doubles,
 )
 from plurallm.data.respondents.text_files import text_sheet
 
@@ -50,10 +49,7 @@ def read_sheet(path: Path, encoding: str | None = None, sheet: str | None = None
         Naming the file, and what is wrong: an unknown ending, an encrypted or truncated file, a
         column that stands twice, several sheets, no person.
     """
-    if path.is_dir():
-        raise SurveyError(f"{path} is a folder; data.path names the survey file")
-    if not path.is_file():
-        raise SurveyError(f"{path}: no such file; data.path names the survey file")
+    check_file(path)
     name = path.name.lower()
     if name.endswith((".sav", ".zsav", ".por", ".dta")):
         found = _labelled(path, encoding)

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.formats.tabular import SurveyError, refuse_doubles
 from plurallm.data.identity import label
 from plurallm.data.respondents.columns import (
     Column,
@@ -18,7 +18,6 @@ from plurallm.data.respondents.columns import (
     import_for,
     one_line,
     recoded,
-    refuse_doubles,
 )
 
 _SAMPLE = 2**16

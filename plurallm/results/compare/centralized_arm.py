@@ -14,7 +14,6 @@ from plurallm.config.digest import config_dict
 from plurallm.config.schema import Config
 from plurallm.data.content import content_dict, content_of
 from plurallm.data.roles import tell_parentheses
-from plurallm.data.tasks import near_copy_counts
 from plurallm.evaluate.plurality import score_plurality
 from plurallm.evaluate.scores import Predictor, model_predictor, score_group, summarize
 from plurallm.learn.centralized import train_pooled
@@ -181,20 +180,13 @@ def run_facts(study: Study) -> dict[str, Any]:
         "groups_refused": {},
         "groups_unscored": {},
         "populations": tell_parentheses(study.roles.groups, study.config.data),
-        "near_copies": near_copy_counts(study.survey, study.table_RD, study.config),
         "nodes": 0,
         "devices": {"clients": str(study.table_RD.device), "server": "cpu"},
         "bytes_down": 0,
         "bytes_up": 0,
         "versions": versions(),
         "content": content_dict(content_of(study.survey, study.config)),
-        "survey": {
-            "source": study.survey.source,
-            "questions": len(study.survey.questions),
-            "rows_dropped": dict(study.survey.dropped),
-            "fingerprint": study.survey.fingerprint,
-            "groups_joined": {name: list(own) for name, own in study.survey.joined.items()},
-        },
+        **study.facts,
     }
 
 

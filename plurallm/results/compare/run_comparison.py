@@ -33,6 +33,7 @@ from plurallm.config.schema import Config, WandbTracking
 from plurallm.data.content import Content, content_of
 from plurallm.data.roles import Roles, survey_roles
 from plurallm.data.tasks import load_survey, survey_table
+from plurallm.record.run_folder import remove_empty
 from plurallm.results.compare.arms import read_arm
 from plurallm.results.compare.behind import keep_content
 from plurallm.results.compare.jobs import Job, run_job, use_one_thread
@@ -103,6 +104,25 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     failed |= _run_all([job for job in due if job.arm.kind == "experts"], config)
     if failed:
         raise ArmsFailedError(failed, jobs)
+
+
+def compare_here(overrides: Sequence[str], folder: Path) -> ArmsFailedError | None:
+    """Run what is missing of a comparison; an empty folder is not left behind.
+
+    Returns
+    -------
+    ArmsFailedError or None
+        Where some arms failed and others can be reported.
+    """
+    try:
+        run_comparison(overrides, folder)
+    except ArmsFailedError as error:
+        if not error.done:
+            raise
+        return error
+    finally:
+        remove_empty(folder)
+    return None
 
 
 def read_jobs(folder: Path) -> tuple[Config, list[Job]]:
