@@ -97,7 +97,9 @@ def test_every_file_of_the_tree_composes_and_type_checks(choice: str) -> None:
     tree = yaml.safe_load((config_directory() / group / f"{name}.yaml").read_text())
     value = "[a]" if group == "attack" else "/a"
     missing = [f"{group}.{key}={value}" for key, given in tree.items() if given == "???"]
-    needed = ["strategy.weighting=uniform"] if choice == "privacy=central" else []
+    needed = []
+    if choice == "privacy=central":
+        needed = ["strategy.weighting=uniform", "personal=none"]
     config = load_config([choice, *missing, *needed], None)
     named = ("data", "embedding", "strategy", "privacy", "personal", "tracking")
     if group in named or choice == "training=gaussian":
@@ -282,8 +284,9 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "evaluation.near_copy": ([0, 1.5], [1, 0.5]),
     "tracking.mode": (["on", "disabled"], ["auto", "online", "offline"]),
     "compare.jobs": ([0], [1, None]),
-    "compare.expert_steps": ([0, -1], [1]),
-    "compare.expert_learning_rate": ([0.0, -1e-3], [1e-3]),
+    "personal.max_experts": ([0, -1], [1]),
+    "personal.steps": ([0, -1], [1, None]),
+    "personal.learning_rate": ([0.0, math.inf], [1e-3]),
     "seed": ([-1], [0, 2**40]),
     "threads": ([0, -1], [1, None]),
     "precision": (["float16", "double"], ["float32", "float64"]),

@@ -85,6 +85,8 @@ def _saved(run: Path) -> dict[str, str]:
         for key, value in RULES_OF_0_1_0.items()
         if known and key not in known
     }
+    if rules:  # its default was another one
+        rules["personal"] = f"personal={known['personal.name']}"
     return rules | {_parse(text)[0]: text for text in given}
 
 

@@ -81,11 +81,13 @@ class ExpertsPersonal(PersonalConfig):
     """Each training group fine-tunes the final model; predictions mix what comes of it."""
 
     steps: int | None
+    max_experts: int
     learning_rate: float
 
     def __post_init__(self) -> None:
         steps = self.steps
         require(steps is None or steps >= 1, "personal.steps", steps, ">= 1 or null")
+        require(self.max_experts >= 1, "personal.max_experts", self.max_experts, ">= 1")
         require(
             0 < self.learning_rate < math.inf,
             "personal.learning_rate",

@@ -93,12 +93,8 @@ class CompareConfig:
     arms: list[str]
     seeds: list[int]
     jobs: int | None
-    expert_steps: int
-    expert_learning_rate: float
 
     def __post_init__(self) -> None:
-        for key in ("expert_steps", "expert_learning_rate"):
-            require(getattr(self, key) > 0, f"compare.{key}", getattr(self, key), "> 0")
         for key in ("arms", "seeds"):
             values = getattr(self, key)
             require(bool(values), f"compare.{key}", values, "a list that is not empty")

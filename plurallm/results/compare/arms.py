@@ -19,7 +19,6 @@ KINDS = {
     "pooled_steps": "pooled",
     "pooled_rounds": "pooled",
     "local": "local",
-    "experts": "experts",
 } | dict.fromkeys(BASELINES, "baseline")
 """How each named arm is computed."""
 
@@ -35,7 +34,7 @@ class Arm:
     name : str
         As ``compare.arms`` lists it.
     kind : str
-        ``"federated"``, ``"pooled"``, ``"local"``, ``"experts"`` or ``"baseline"``.
+        ``"federated"``, ``"pooled"``, ``"local"`` or ``"baseline"``.
     overrides : tuple of str
         What it changes in the comparison's configuration.
     """
@@ -97,7 +96,7 @@ def _overrides(name: str, config: Config) -> tuple[str, ...]:
     if name == "paper":
         joint = isinstance(config.embedding, MiniLMEmbedding)
         return (
-            *("training=paper", *_published_values(), "strategy=fedavg"),
+            *("training=paper", *_published_values(), "strategy=fedavg", "personal=none"),
             *(("embedding.parts=joint",) if joint else ()),
         )
     return ()

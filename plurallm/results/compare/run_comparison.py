@@ -100,8 +100,7 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     due = [job for job in jobs if not job.done]
     if len(due) < len(jobs):
         logger.info("%d of %d arms and seeds are done already", len(jobs) - len(due), len(jobs))
-    failed = _run_all([job for job in due if job.arm.kind != "experts"], config)
-    failed |= _run_all([job for job in due if job.arm.kind == "experts"], config)
+    failed = _run_all(due, config)
     if failed:
         raise ArmsFailedError(failed, jobs)
 
@@ -148,8 +147,6 @@ def _jobs(overrides: list[str], config: Config, folder: Path) -> list[Job]:
     if config.threads is None and _at_a_time(config) > 1:
         overrides = [*overrides, "threads=1"]
     arms = [read_arm(name, config) for name in config.compare.arms]
-    if "experts" in config.compare.arms and "federated" not in config.compare.arms:
-        raise ConfigError("compare.arms has experts, which start from federated: list that too")
     # A seed after the other, so that an interrupted comparison has whole seeds.
     return [
         Job(
