@@ -26,7 +26,8 @@ from transformers import (
 
 from plurallm.config.learning import CausalLMEmbedding
 from plurallm.data.embedding import batches
-from plurallm.data.embedding.causal_lm import mean_over_tokens
+from plurallm.data.embedding.causal_lm import mean_over_tokens, mean_states
+from plurallm.data.embedding.models import causal_lm
 from plurallm.data.embedding.pairs import question_pairs
 from plurallm.data.embedding.prompts import prompt_text
 from plurallm.data.embedding.table import embed_pairs, embedding_table
@@ -178,6 +179,31 @@ def test_batches_equal_one_text_after_the_other(
     assert table_RD == pytest.approx(one_by_one(llama, texts), abs=1e-5)
 
 
+def test_a_shared_beginning_is_computed_once(llama: Path) -> None:
+    own = config(llama, batch_tokens=10_000)
+    model, tokenizer = causal_lm(llama, "cpu", "float32")
+    ids = [tokenizer(prompt_text(pair, "alpaca", tokenizer))["input_ids"] for pair in pairs(own)]
+    read: list[int] = []
+    hook = model.embed_tokens.register_forward_hook(
+        lambda _layer, inputs, _out: read.append(inputs[0].numel())
+    )
+    try:
+        mean_TD = mean_states(model, ids, "cpu")
+        alone_TD = torch.cat([mean_states(model, [text], "cpu") for text in ids])
+    finally:
+        hook.remove()
+    assert mean_TD.detach().numpy() == pytest.approx(alone_TD.detach().numpy(), abs=1e-5)
+    assert sum(read[:2]) < sum(map(len, ids)) * 0.6
+
+
+@pytest.mark.parametrize("ids", [[[5], [5], [7]], [[5, 6, 7], [9], [5, 6, 8]], [[5, 6]] * 3])
+def test_short_and_equal_texts_are_as_if_alone(llama: Path, ids: list[list[int]]) -> None:
+    model, _ = causal_lm(llama, "cpu", "float32")
+    with torch.inference_mode():
+        alone_TD = torch.cat([mean_states(model, [text], "cpu") for text in ids])
+        torch.testing.assert_close(mean_states(model, ids, "cpu"), alone_TD, rtol=0, atol=1e-5)
+
+
 def test_learned_positions_do_not_count_padding(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -268,15 +294,15 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
     calls: list[int] = []
 
     def stop_after(count: int) -> Callable[..., torch.Tensor]:
-        def counted(*inputs: torch.Tensor) -> torch.Tensor:
+        def counted(*inputs: Any) -> torch.Tensor:
             if len(calls) == count:
                 raise KeyboardInterrupt
             calls.append(1)
-            return mean_over_tokens(*inputs)
+            return mean_states(*inputs)
 
         return counted
 
-    where = "plurallm.data.embedding.causal_lm.mean_over_tokens"
+    where = "plurallm.data.embedding.causal_lm.mean_states"
     cache = tmp_path / "cache"
     for count in (3, 5):  # interrupted twice, the second time after two more batches
         monkeypatch.setattr(where, stop_after(count))

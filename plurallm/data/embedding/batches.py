@@ -35,6 +35,7 @@ def embed_texts(
     encode: Callable[[list[str]], Vectors],
     batch_tokens: int,
     keep: Path | None,
+    beginnings: Sequence[str] = (),
 ) -> Vectors:
     """Embed each distinct text once, in batches of texts of about the same length.
 
@@ -51,6 +52,9 @@ def embed_texts(
     keep : Path or None
         Folder for finished parts, from which an interrupted call goes on; with it, progress is
         shown. None: all in memory, and silent.
+    beginnings : sequence of str, optional
+        What each text begins with: texts that begin alike stay together, for an encoder that
+        computes a shared beginning once.
 
     Returns
     -------
@@ -60,7 +64,17 @@ def embed_texts(
     distinct = list(dict.fromkeys(texts))
     tokens = dict(zip(distinct, token_counts(distinct), strict=True))
     # The longest first: what does not fit into memory fails at once.
-    distinct.sort(key=lambda text: (-tokens[text], text))
+    begins = dict(zip(texts, beginnings, strict=True)) if beginnings else {}
+    longest: dict[str, int] = {}
+    for text in distinct:
+        own = begins.get(text, text)
+        longest[own] = max(longest.get(own, 0), tokens[text])
+
+    def place(text: str) -> tuple[int, str, int, str]:
+        own = begins.get(text, text)
+        return -longest[own], own, -tokens[text], text
+
+    distinct.sort(key=place)
     starts = _starts([tokens[text] for text in distinct], batch_tokens)
     done = [] if keep is None else _read_parts(keep, distinct, starts)
     written = first = sum(map(len, done))
@@ -85,11 +99,13 @@ def embed_texts(
 
 
 def _starts(lengths: Sequence[int], batch_tokens: int) -> list[int]:
-    """Where each batch starts, and the end of the last one; `lengths` fall."""
-    starts = [0]
-    for number in range(len(lengths)):
-        if (number + 1 - starts[-1]) * lengths[starts[-1]] > batch_tokens and number > starts[-1]:
+    """Where each batch starts, and the end of the last one."""
+    starts, widest = [0], 0
+    for number, length in enumerate(lengths):
+        widest = max(widest, length)
+        if (number + 1 - starts[-1]) * widest > batch_tokens and number > starts[-1]:
             starts.append(number)
+            widest = length
     return [*starts, len(lengths)]
 
 
