@@ -251,10 +251,10 @@ def mix_by_hand(members, context, target):
             member(context.take(torch.tensor(shown)), one.without_shares())[0] for member in members
         ]
         for option in one.mask_QO[0].nonzero()[:, 0].tolist():
-            values = [float(expert[option]) for expert in told]
+            values = [math.sqrt(expert[option]) for expert in told]
             mean = math.fsum(values) / len(values)
             rows.append([value - mean for value in values])
-            errors.append(float(one.share_QO[0, option]) - mean)
+            errors.append(math.sqrt(one.share_QO[0, option]) - mean)
             of_question.append(place)
     design, error = np.array(rows), np.array(errors)
 
@@ -276,11 +276,11 @@ def mix_by_hand(members, context, target):
     shares = torch.zeros(target.mask_QO.shape, dtype=torch.float64)
     for row in range(len(target)):
         one = target.take(torch.tensor([row])).without_shares()
-        told = torch.stack([member(context, one)[0].double() for member in members])
+        told = torch.stack([member(context, one)[0].double().sqrt() for member in members])
         options = one.mask_QO[0]
         mean = told.mean(0)
-        share = mean + torch.from_numpy(weights) @ (told - mean)
-        shares[row, options] = share[options].clamp(min=1e-3)
+        roots = mean + torch.from_numpy(weights) @ (told - mean)
+        shares[row, options] = roots[options].clamp(min=math.sqrt(1e-3)) ** 2
         shares[row] /= shares[row].sum()
     return shares
 

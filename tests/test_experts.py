@@ -22,6 +22,7 @@ from plurallm.evaluate.experts import (
     expert_config,
     expert_predictors,
     mix_members,
+    population_predictor,
 )
 from plurallm.evaluate.scores import model_predictor, score_group
 from plurallm.federate.in_process import run_in_process
@@ -92,6 +93,16 @@ def test_the_summary_s_scores_are_those_of_the_saved_experts(run):
     lines = (run[0] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert summary["trunk_cells"] == json.loads(lines[-1])["cells"] != summary["cells"]
     assert summary["experts"]["declined"] == {}
+
+
+def test_what_a_context_adds_is_known_where_no_group_sees_another(run):
+    config, roles, tasks, table, model, weights, _ = saved(run)
+    summary = read(run[0], "summary.json")
+    alike = population_predictor(model, weights, table)
+    cell = [1 - score_group(tasks[name], alike, config).seen_distance[0] for name in roles.held_out]
+    told = summary["population_cells"]["held_out_groups.seen_questions"]["alignment"]
+    assert told == pytest.approx(sum(cell) / len(cell), abs=1e-6)
+    assert told < summary["cells"]["held_out_groups.seen_questions"]["alignment"]
 
 
 def test_experts_follow_the_context_where_the_trunk_does_not(run):

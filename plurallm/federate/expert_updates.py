@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, MessageType
+from flwr.app import ArrayRecord, MessageType, RecordDict
 
 from plurallm.config.protection import ExpertsPersonal
 from plurallm.config.randomness import generator
@@ -20,7 +20,7 @@ from plurallm.config.schema import Config
 from plurallm.evaluate.scores import GroupScore
 from plurallm.federate.fedavg import GroupFedAvg
 from plurallm.federate.messages import write_array
-from plurallm.federate.replies import answers, read_scores
+from plurallm.federate.replies import answers, read_more_scores, read_scores
 from plurallm.federate.round_report import FederationError, reasons
 from plurallm.record.checkpoint import Arrays
 
@@ -41,6 +41,8 @@ class Experts:
         Reason by training group without an expert.
     scores : dict of str to GroupScore
         Of the mixture, by group.
+    population : dict of str to GroupScore
+        Of all experts alike, whatever the group's context.
     unscored : dict of str to str
         Reason by group that should have been scored and was not.
     """
@@ -49,6 +51,7 @@ class Experts:
     arrays: Arrays
     declined: dict[str, str]
     scores: dict[str, GroupScore] = field(default_factory=dict)
+    population: dict[str, GroupScore] = field(default_factory=dict)
     unscored: dict[str, str] = field(default_factory=dict)
 
 
@@ -97,6 +100,7 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
     record = ArrayRecord({name: write_array(array) for name, array in arrays.items()})
     groups = tuple(taken)
     scores: dict[str, GroupScore] = {}
+    population: dict[str, GroupScore] = {}
     messages = strategy.ask(
         f"{MessageType.EVALUATE}.experts", roles.groups, record, {"experts": list(groups)}
     )
@@ -108,12 +112,14 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
         if isinstance(own, str):
             unscored |= dict.fromkeys(members, own)
         else:
+            assert isinstance(content, RecordDict)
             scores |= own
+            population |= read_more_scores(content, "population", members, draws)
     for group, reason in unscored.items():
         logger.warning("%s not scored with the experts: %s", group, reason)
     if not scores:
         raise FederationError("no group could be scored with the experts; " + reasons(unscored))
-    return Experts(groups, arrays, declined, scores, unscored)
+    return Experts(groups, arrays, declined, scores, population, unscored)
 
 
 def _draw(groups: Sequence[str], config: Config) -> list[str]:

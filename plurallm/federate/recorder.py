@@ -169,7 +169,10 @@ class Recorder:
             experts.arrays,
             {**self._describe(self._config.federation.rounds), "groups": list(experts.groups)},
         )
-        facts = summarize(experts.scores, self._roles.by_group, self._config.data.distance)
+        distance, roles = self._config.data.distance, self._roles.by_group
+        facts = summarize(experts.scores, roles, distance)
+        if experts.population:
+            facts["population_cells"] = summarize(experts.population, roles, distance)["cells"]
         facts |= {"trunk_cells": last["cells"], "groups_unscored": experts.unscored}
         if self._simulated:
             study = self._study

@@ -24,6 +24,7 @@ VARIANTS = {
     "honest": "honest_cells",
     "personal": "personal_cells",
     "trunk": "trunk_cells",
+    "population": "population_cells",
     "novel": "novel_cells",
 }
 """Further cells of a run, by key of its summary: groups that do not attack, personal models."""

@@ -31,6 +31,7 @@ VARIANTS = {
     "honest": "honest groups alone",
     "personal": "personal models",
     "trunk": "global model without experts",
+    "population": "all experts alike",
     "novel": "without near copies",
 }
 """Further cells of an arm and how the tables call them."""
