@@ -14,7 +14,9 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResultStatus
 
-from plurallm.deploy.executor import BoundedExecutor, Slots, client_of
+from plurallm.deploy.executor import BoundedExecutor
+from plurallm.deploy.slots import Slots
+from plurallm.deploy.superexec import client_of
 
 TOKEN = "0123456789abcdef" * 4
 ALL = set(TaskType)
