@@ -33,6 +33,8 @@ from plurallm.results.report.tables import print_result
 SERVERS_OWN = ("output_dir", "cache_dir", "resume", "tracking", "tracking.*")
 """Keys that concern the server alone: nodes do not see them."""
 
+USAGE = """usage: plurallm submit FOLDER [key=value ...]: FOLDER is the server's"""
+
 POLL_SECONDS = 1.0
 ASK_SECONDS = 10.0  # between questions to the server, each of which takes a second to start
 SILENCE_SECONDS = 300.0  # so long may the server not answer before the run is given up
@@ -40,6 +42,9 @@ SILENCE_SECONDS = 300.0  # so long may the server not answer before the run is g
 
 def main(arguments: Sequence[str]) -> int:
     """Run with overrides: 0 finished, 1 failed, 2 refused, 128 + its number after a signal."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("plurallm").setLevel(logging.INFO)
     with ExitStack() as kept:
@@ -50,7 +55,7 @@ def submit(arguments: Sequence[str], kept: ExitStack) -> int:
     """Do it; what `kept` holds is let go at the end."""
     try:
         if not arguments or arguments[0].startswith("-"):
-            raise ValueError("usage: plurallm submit FOLDER [key=value ...]")
+            raise ValueError(USAGE)
         server, here = Path(arguments[0]).resolve(), Path.cwd()
         if not (server / "flower" / "config.toml").is_file():
             raise FileNotFoundError(f"{server} has no server: start it with plurallm server first")
