@@ -20,9 +20,6 @@ def node_config(folder: Path, options: Namespace) -> dict[str, str | int | float
     """Give the node's settings, as Flower hands them to the app."""
     if not all(map(str.strip, options.group)):
         raise ValueError("--group is empty: it must name a group of the survey")
-    from plurallm.config.overrides import absolute_overrides
-
-    reader = absolute_overrides(options.reader, Path.cwd())
     config: dict[str, str | int | float] = {
         "survey": str(options.survey.resolve()),
         "layout": options.layout,
@@ -32,7 +29,7 @@ def node_config(folder: Path, options: Namespace) -> dict[str, str | int | float
         "cache-dir": str(folder / "cache"),
         "state-dir": str(folder / "state"),
         "allow": _csv_line(options.allow),
-        "reader": shlex.join(reader),
+        "reader": shlex.join(_absolute(options.reader)),
     }
     further = {"threads": options.threads, "epsilon": options.epsilon}
     return config | {name: value for name, value in further.items() if value is not None}
@@ -79,6 +76,15 @@ def check_apart(config: Mapping[str, object]) -> int:
     """Check the survey in a process of its own, whose torch is gone with it; give its status."""
     command = [sys.executable, "-P", "-m", "plurallm.deploy.node_check"]
     return subprocess.run(command, input=json.dumps(config), text=True, check=False).returncode
+
+
+def _absolute(reader: Sequence[str]) -> list[str]:
+    if not reader:
+        return []
+    # Loads Hydra, 8 MB for as long as the node waits.
+    from plurallm.config.overrides import absolute_overrides
+
+    return absolute_overrides(reader, Path.cwd())
 
 
 def _csv_line(names: Sequence[str]) -> str:
