@@ -607,6 +607,17 @@ def test_the_nodes_watchdog_knows_what_hangs(tmp_path: Path, monkeypatch) -> Non
     assert "no sign of life for 600 s" in dog.look()
 
 
+def test_a_node_that_would_answer_one_message_late_is_started_again(tmp_path: Path) -> None:
+    dog = watchdog.Watchdog(tmp_path, 500)
+    dog.read("SuperNode ID: 7")
+    dog.read("Receiving: train message (ID: ab)")
+    dog.read("Run ID 5 is not in `RUNNING` status. Ignoring reply message ab.")
+    assert dog.look() is None  # the run was stopped while the client worked: it is over
+    dog.read("Receiving: train message (ID: cd)")
+    dog.read("Run ID 6 is not in `RUNNING` status. Ignoring message cd.")
+    assert "later ones would be answered too late" in dog.look()
+
+
 def test_after_it_was_killed_a_node_waits_until_the_server_has_noticed(tmp_path, capsys) -> None:
     class Signals:
         number = None

@@ -130,7 +130,8 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
                 audit("run stopped", server, run=number)
             sys.exit(128 + signals.number)
     if state["status"] != "finished:completed":
-        raise RunError(state["status-details"] or state["status"])
+        details = state["status-details"]
+        raise RunError(state["status"] if details in ("", "N/A") else details)
     if not (folder / "summary.json").is_file():
         raise RunError("it ended without a summary")
 

@@ -58,6 +58,7 @@ class Watchdog:
         self._answer_seconds = answer_seconds
         self._asked: float | None = None
         self._let_in = False
+        self._is_out_of_step = False
         self.began = time.time()
 
     def read(self, line: str) -> None:
@@ -66,18 +67,24 @@ class Watchdog:
             self.said.add(meaning)
         if "SuperNode ID: " in line:
             self._let_in = True
+        elif "Ignoring message" in line:
+            # Its run was stopped meanwhile, but Flower has kept it: its client answers it all the
+            # same, and the SuperNode then sends each answer when the next message has come.
+            self._is_out_of_step = True
         elif "Receiving: " in line:
             self._asked = time.monotonic()
         elif "Sending: " in line or "Failed to receive" in line or "Ignoring" in line:
             self._asked = None
 
     def look(self) -> str | None:
-        """Say what hangs; None where nothing does."""
+        """Say what is wrong; None where nothing is."""
         if self._let_in:
             self._online.touch()
         since = max(self.began, self.beat.stat().st_mtime if self.beat.exists() else 0)
         if (silent := time.time() - since) > BEAT_SECONDS and self._let_in:
             return f"SuperNode or SuperExec hangs: no sign of life for {silent:.0f} s"
+        if self._is_out_of_step:
+            return "a run was stopped while a message came: later ones would be answered too late"
         asked = self._asked
         if asked is not None and time.monotonic() > asked + self._answer_seconds:
             return f"a message came {time.monotonic() - asked:.0f} s ago, but nothing was answered"
