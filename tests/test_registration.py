@@ -78,7 +78,7 @@ def test_bindings_that_cannot_be_read_let_nobody_in(folder, text, reason):
 
 def test_without_an_operators_folder_nothing_is_enforced_and_that_is_refused(monkeypatch):
     monkeypatch.delenv(registration.FOLDER, raising=False)
-    with pytest.raises(RegistrationError, match=r"PLURALLM_OPERATOR is not set.*server\.sh"):
+    with pytest.raises(RegistrationError, match=r"PLURALLM_OPERATOR is not set.*plurallm server"):
         check_registration()
 
 
