@@ -1,6 +1,7 @@
 """The ``plurallm`` command: each verb a few lines over Hydra."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,12 @@ verbs:
                      print how groups answer a question
   serve BUNDLE       answer HTTP requests with a reward bundle
 
+of a deployment (docs/deployment.md), each with its own --help:
+  certificates       make what TLS needs: an authority, and the server's certificate
+  server FOLDER      run the operator's server; register, bind, list and unregister nodes
+  submit FOLDER      submit a run to the server, and follow it
+  node FOLDER        run a data holder's node; make its key; check its survey
+
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
 `plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
 """
@@ -47,6 +54,10 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
+    if arguments[0] in PROGRAMS:
+        # A program of its own: it stays for months, without what this one has imported.
+        program = [sys.executable, "-P", "-m", PROGRAMS[arguments[0]]]
+        os.execv(program[0], [*program, *arguments[1:]])
     if arguments[0] in PARSED:
         _report_errors(PARSED[arguments[0]], arguments[1:])
         return
@@ -193,6 +204,14 @@ def serve(overrides: Sequence[str]) -> None:
 
     run_server(load_tool_config("serve", overrides, ServeConfig))
 
+
+PROGRAMS = {
+    "certificates": "plurallm.deploy.certificates",
+    "server": "plurallm.deploy.operator",
+    "submit": "plurallm.deploy.submit",
+    "node": "plurallm.deploy.node",
+}
+"""Verbs of a deployment: modules that are programs of their own."""
 
 PARSED: dict[str, Callable[[Sequence[str]], None]] = {
     "predict": predict,

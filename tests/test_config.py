@@ -607,7 +607,10 @@ def test_an_installed_package_finds_its_tree(tmp_path: Path) -> None:
         wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
     site = tmp_path / "site-packages"
     for source, target in {**{p: p for p in wheel["packages"]}, **wheel["force-include"]}.items():
-        shutil.copytree(PROJECT / source, site / target, dirs_exist_ok=True)
+        if (PROJECT / source).is_dir():
+            shutil.copytree(PROJECT / source, site / target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(PROJECT / source, site / target)
     printed = run_python("-c", FIND, cwd=tmp_path, path=site)
     assert printed == f"{site / 'plurallm' / 'conf'} gaussian"
 
@@ -623,6 +626,9 @@ def test_a_built_wheel_finds_its_tree(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("plurallm-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
+        pinned = archive.getinfo("plurallm/deploy/pinned/flwr-clientapp")
+    assert pinned.external_attr >> 16 & 0o100  # a command that Flower starts
+    assert (tmp_path / "site/plurallm/pyproject.toml").is_file()
     packed = sorted(path.name for path in (tmp_path / "site/plurallm/conf").rglob("*.yaml"))
     assert packed == sorted(path.name for path in (PROJECT / "conf").rglob("*.yaml"))
     for template in (PROJECT / "plurallm").rglob("*.j2"):

@@ -3,9 +3,6 @@
 import logging
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-
 from plurallm.data.formats.tabular import SurveyError
 
 logger = logging.getLogger("plurallm")
@@ -29,6 +26,10 @@ def download_globalopinionqa() -> Path:
     SurveyError
         Where it is in no cache and the hub does not give it.
     """
+    # Not above: each message of a deployment is a process of its own, which needs no hub.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
         return Path(hf_hub_download(REPOSITORY, FILE, repo_type="dataset", local_files_only=True))
     except LocalEntryNotFoundError:

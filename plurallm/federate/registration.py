@@ -45,13 +45,13 @@ def check_registration() -> None:
     if FOLDER not in os.environ:
         raise RegistrationError(
             f"{FOLDER} is not set, so nothing says which groups a node's key may bring: start the "
-            "server with server.sh, which sets it"
+            "server with plurallm server, which sets it"
         )
     folder = Path(os.environ[FOLDER])
     if not (folder / GROUPS).is_file():
         raise RegistrationError(
             f"{folder / GROUPS} is missing, so no node may bring a group: register the nodes with "
-            "server.sh FOLDER register, or bind those that are registered"
+            "plurallm server FOLDER register, or bind those that are registered"
         )
     _bindings(folder)
 
@@ -98,7 +98,8 @@ def unbound(node_id: int, groups: Iterable[str]) -> str | None:
         return None
     return (
         f"its key is not registered for group {other[0]!r}, but for "
-        f"{told_groups(folder, str(node_id))} (server.sh FOLDER bind {node_id} GROUP changes it)"
+        f"{told_groups(folder, str(node_id))} "
+        f"(plurallm server FOLDER bind {node_id} GROUP changes it)"
     )
 
 
