@@ -206,7 +206,7 @@ def plurality_by_pair(tasks, predict, config, column):
         )[0]
         for task in tasks
     ]
-    own, swapped, true, told, between, true_between = [], [], [], [], [], []
+    own, swapped, true, told, between, true_between, assigned = [], [], [], [], [], [], []
 
     def score(p, q):
         return jensen_shannon_distance(p.double(), q.double()).item()
@@ -224,6 +224,10 @@ def plurality_by_pair(tasks, predict, config, column):
             true_2 = [part.share_QO[0] for part in asked]
             own += [1 - score(true_2[side], told_2[side]) for side in (0, 1)]
             swapped += [1 - score(true_2[side], told_2[1 - side]) for side in (0, 1)]
+            if max(abs(float(a) - float(b)) for a, b in zip(*true_2, strict=True)) >= 0.1:
+                for side in (0, 1):
+                    difference = own[side - 2] - swapped[side - 2]
+                    assigned.append(0.5 if difference == 0 else float(difference > 0))
             between.append(score(*told_2))
             true_between.append(score(*true_2))
             true += (true_2[0].double() - true_2[1].double()).tolist()
@@ -237,6 +241,7 @@ def plurality_by_pair(tasks, predict, config, column):
         "slope": products[0] / products[1],
         "between": float(np.mean(between)),
         "true_between": float(np.mean(true_between)),
+        "assigned": float(np.mean(assigned)),
     }
 
 

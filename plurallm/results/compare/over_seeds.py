@@ -251,7 +251,8 @@ def plurality_over_seeds(summaries: Mapping[str, Any]) -> dict[str, Any]:
     for seed, summary in summaries.items():
         for cell, numbers in summary.get("plurality", {}).items():
             for name, value in numbers.items():
-                values.setdefault(cell, {}).setdefault(name, {})[seed] = float(value)
+                if value is not None:
+                    values.setdefault(cell, {}).setdefault(name, {})[seed] = float(value)
     return {
         cell: {name: over_seeds(own) for name, own in numbers.items()}
         for cell, numbers in values.items()
