@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.identity import label, normal_form
 from plurallm.data.reading import read_survey as read_as_told
 from plurallm.data.survey import Answers, Question, Survey
 
@@ -299,9 +300,13 @@ REFUSED_FILES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "Latin-1": (
         "a.csv",
         lambda content: content.replace(b"North", "Süd".encode("latin-1")),
-        "not a readable CSV file in UTF-8",
+        "not in UTF-8 but, it seems, in cp1252 (Windows-1252, Latin-1): give data.encoding=cp1252",
     ),
-    "UTF-16": ("a.csv", lambda content: content.decode().encode("utf-16"), "in UTF-8"),
+    "UTF-16": (
+        "a.csv",
+        lambda content: content.decode().encode("utf-16"),
+        "give data.encoding=utf-16",
+    ),
     "gzip cut off": ("a.csv.gz", lambda content: content[:-20], "not a readable CSV file"),
     "gzip damaged": (  # the first byte after the header: no such kind of block
         "a.csv.gz",
@@ -362,10 +367,13 @@ text = st.text(
 ).filter(lambda drawn: bool(drawn.strip()))
 
 
+name = text.map(label).filter(bool)  # one line
+
+
 @st.composite
 def surveys(draw: st.DrawFn) -> list[tuple[Question, dict[str, list[int]]]]:
-    groups = draw(st.lists(text.map(str.strip), min_size=1, max_size=3, unique=True))
-    ids = draw(st.lists(text.map(str.strip), min_size=1, max_size=4, unique=True))
+    groups = draw(st.lists(name, min_size=1, max_size=3, unique_by=normal_form))
+    ids = draw(st.lists(name, min_size=1, max_size=4, unique=True))
     asked = []
     for id_ in ids:
         options = draw(st.lists(text.map(str.strip), min_size=2, max_size=5, unique=True))

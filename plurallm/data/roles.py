@@ -158,7 +158,7 @@ def _base(group: str) -> str:
     return group.partition(" (")[0]
 
 
-def _as_written(names: Iterable[str], groups: Iterable[str]) -> list[str]:
+def as_written(names: Iterable[str], groups: Iterable[str]) -> list[str]:
     """Names as the survey writes them, where it has them in other letters."""
     written = {normal_form(group): group for group in groups}
     here = set(groups)
@@ -200,13 +200,14 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
     needed = questions_needed(config)
     data = replace(
         config.data,
-        train_groups=_as_written(config.data.train_groups, seen_questions),
-        held_out_groups=_as_written(config.data.held_out_groups, seen_questions),
-        groups=_as_written(config.data.group_list, seen_questions)
+        train_groups=as_written(config.data.train_groups, seen_questions),
+        held_out_groups=as_written(config.data.held_out_groups, seen_questions),
+        groups=as_written(config.data.group_list, seen_questions)
         if isinstance(config.data.groups, list)
         else config.data.groups,
     )
     config = replace(config, data=data)
+    _check_forms(config.data)
     listed = dict.fromkeys(data.train_groups, "train")
     listed |= dict.fromkeys(data.held_out_groups, "held_out")
     for name in listed:
@@ -255,6 +256,19 @@ def population(group: str, data: DataConfig) -> str:
 def groups_of_node(roles: Roles, partition: int, partitions: int) -> tuple[str, ...]:
     """Groups of one virtual node: group ``i`` lives on node ``i mod partitions``."""
     return roles.groups[partition::partitions]
+
+
+def _check_forms(data: DataConfig) -> None:
+    """Refuse lists that name one group in two ways."""
+    for key, names in (
+        ("data.train_groups", data.train_groups),
+        ("data.held_out_groups", data.held_out_groups),
+        ("data.train_groups and data.held_out_groups", data.train_groups + data.held_out_groups),
+    ):
+        forms = [normal_form(name) for name in names]
+        for place, form in enumerate(forms):
+            if form in forms[:place]:
+                raise ConfigError(f"{key} name one group, {names[place]!r}, twice: name it once")
 
 
 def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> None:

@@ -110,6 +110,7 @@ def sentence_model(folder: Path, device: str) -> "SentenceTransformer":
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    _refuse_pickles(folder)
     try:
         model = SentenceTransformer(
             str(folder),
@@ -125,6 +126,18 @@ def sentence_model(folder: Path, device: str) -> "SentenceTransformer":
         ) from error
     model.tokenizer.truncation_side = "left"
     return model
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Refuse a module whose only weights are a pickle, which the library would read."""
+    for file in sorted(folder.rglob("pytorch_model.bin")):
+        if not file.with_name("model.safetensors").exists() and not any(
+            file.parent.glob("*.safetensors.index.json")
+        ):
+            raise ValueError(
+                f"{file}: weights as a pickle are not read: save the model with safetensors "
+                "(SentenceTransformer(...).save_pretrained does)"
+            )
 
 
 @lru_cache(maxsize=1)
