@@ -255,10 +255,17 @@ def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[st
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except RuntimeError as error:
-        _fail(error, 1)
+        no_home = "determine home directory" in str(error)  # of a library, by way of pathlib
+        _fail(ConfigError(NO_HOME) if no_home else error, 2 if no_home else 1)
     except KeyboardInterrupt:
         print("plurallm: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+NO_HOME = (
+    "no home folder: HOME is not set, and the system does not know this user: set HOME to a folder "
+    "that can be written"
+)
 
 
 def _fail(error: Exception, status: int) -> NoReturn:

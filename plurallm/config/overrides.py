@@ -189,7 +189,10 @@ def _is_path(key: str, value: str, base_dir: Path | None) -> bool:
 
 
 def _absolute(key: str, value: str, base_dir: Path | None) -> str:
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}={value}: {error}; give a path without ~") from error
     if not path.is_absolute() and base_dir is None:
         raise ConfigError(
             f"{key}={value} is a relative path, and here the working directory is Flower's: "

@@ -1,6 +1,7 @@
 """The trained predictor as a reward model: a self-contained bundle that predicts."""
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -15,6 +16,7 @@ from torch import nn
 from plurallm.data.content import check_format
 from plurallm.data.context import Context, Group, context_from_json, context_to_json, read_context
 from plurallm.data.embedding.pairs import Pair, question_pairs
+from plurallm.data.hub import check_hub
 from plurallm.data.survey import Question
 from plurallm.learn.transformer import PreferenceTransformer
 from plurallm.reward.bundle import check_keys, check_place, embedding_config, model_config, reading
@@ -23,6 +25,8 @@ from plurallm.reward.embedder import Embedder
 from plurallm.reward.forecast import Forecast, Query, make_forecast, option_texts
 from plurallm.reward.mixture import ExpertReadout
 from plurallm.reward.readout import Readout
+
+logger = logging.getLogger("plurallm")
 
 
 class PreferenceRewardModel(
@@ -309,6 +313,12 @@ class PreferenceRewardModel(
         """
         check_place(pretrained_model_name_or_path)
         name = str(pretrained_model_name_or_path)
+        if not Path(name).is_dir():
+            try:
+                check_hub()
+            except OSError as error:
+                logger.warning("the Hugging Face hub does not answer (%s)", error)
+                kwargs = {"local_files_only": True} | kwargs
         # The hub's mixin prints where it loads from; what a command prints is for programs.
         with reading(name), redirect_stdout(sys.stderr):
             model: Self = super().from_pretrained(name, **kwargs)

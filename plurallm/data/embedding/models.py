@@ -42,6 +42,8 @@ def model_folder(name: str) -> Path:
     _require("huggingface_hub", "embeddings")
     from huggingface_hub import snapshot_download
 
+    from plurallm.data.hub import check_hub
+
     download = partial(snapshot_download, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
     try:
         # What was downloaded once stays as it is: runs repeat, and nothing waits for the hub.
@@ -51,6 +53,7 @@ def model_folder(name: str) -> Path:
     if folder is not None and _is_complete(folder):
         return folder
     try:
+        check_hub()
         return Path(download(name))
     except (OSError, ValueError) as error:
         raise ValueError(
