@@ -10,6 +10,7 @@ from typing import IO, Any
 from plurallm.config.surveys import DELIMITERS
 
 _BLOCK = 2**20
+_START = 2**12  # even: characters of two bytes
 
 
 def open_table(path: Path) -> IO[bytes]:
@@ -25,7 +26,7 @@ def open_text(path: Path, encoding: str) -> IO[str]:
 
 
 def find_encoding(path: Path) -> str:
-    """Guess the encoding of a text: by its mark, or UTF-8 where it is that, or Windows-1252.
+    """Guess the encoding of a text: UTF-16, or UTF-8 where it is that, or else Windows-1252.
 
     Raises
     ------
@@ -33,9 +34,12 @@ def find_encoding(path: Path) -> str:
         When the file cannot be read.
     """
     with open_table(path) as file:
-        start = file.read(4)
+        start = file.read(_START)
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
+        for places, found in ((start[1::2], "utf-16-le"), (start[::2], "utf-16-be")):
+            if places.count(0) * 2 > len(places):  # without its mark
+                return found
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         try:
             decoder.decode(start)

@@ -96,10 +96,7 @@ def table_rows(
 def _refuse_other_shape(path: Path, header: Sequence[str], sign: str) -> None:
     """Refuse a text whose header shows another delimiter, or UTF-16 without its mark."""
     if any("\0" in name for name in header):
-        raise SurveyError(
-            f"{path}: its header holds NUL characters, as a text in UTF-16 does: give "
-            "data.encoding=utf-16-le or utf-16-be, or save it as UTF-8"
-        )
+        raise SurveyError(f"{path}: {_other_encoding(path, None)}")
     found = other_delimiter(header, sign)
     if found:
         used = next(name for name, own in DELIMITERS.items() if own == sign)
@@ -113,10 +110,10 @@ def _other_encoding(path: Path, encoding: str | None) -> str:
     """What to say of a text that is not in the encoding it was read in."""
     if encoding is not None:
         return f"it is not in data.encoding={encoding}"
-    place = damaged_place(path)
+    found = find_encoding(path)
+    place = damaged_place(path) if found == "cp1252" else None
     if place is not None:
         return f"it is UTF-8 for the most part, but not in {place}: repair that line"
-    found = find_encoding(path)
     told = {"cp1252": "cp1252 (Windows-1252, Latin-1)"}.get(found, found)
     return f"it is not in UTF-8 but, it seems, in {told}: give data.encoding={found}"
 
