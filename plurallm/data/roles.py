@@ -207,7 +207,6 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
         else config.data.groups,
     )
     config = replace(config, data=data)
-    _check_forms(config.data)
     listed = dict.fromkeys(data.train_groups, "train")
     listed |= dict.fromkeys(data.held_out_groups, "held_out")
     for name in listed:
@@ -256,19 +255,6 @@ def population(group: str, data: DataConfig) -> str:
 def groups_of_node(roles: Roles, partition: int, partitions: int) -> tuple[str, ...]:
     """Groups of one virtual node: group ``i`` lives on node ``i mod partitions``."""
     return roles.groups[partition::partitions]
-
-
-def _check_forms(data: DataConfig) -> None:
-    """Refuse lists that name one group in two ways."""
-    for key, names in (
-        ("data.train_groups", data.train_groups),
-        ("data.held_out_groups", data.held_out_groups),
-        ("data.train_groups and data.held_out_groups", data.train_groups + data.held_out_groups),
-    ):
-        forms = [normal_form(name) for name in names]
-        for place, form in enumerate(forms):
-            if form in forms[:place]:
-                raise ConfigError(f"{key} name one group, {names[place]!r}, twice: name it once")
 
 
 def _check_listed(name: str, seen_questions: Mapping[str, int], needed: int) -> None:
