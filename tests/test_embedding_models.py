@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from plurallm.config.learning import MiniLMEmbedding, SentenceTransformerEmbedding
 from plurallm.data.embedding.models import minilm_folder
@@ -122,17 +122,18 @@ def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
 
 def static_model(folder: Path) -> Path:
     """Write a static model: a table of token vectors, without a limit to a text's length."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer, models, pre_tokenizers
 
+    folder.mkdir()
     words = ["[PAD]", "[UNK]", *dict.fromkeys(" ".join(map(" ".join, PAIRS)).split())]
     inner = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = StaticEmbedding(inner, embedding_dim=16)
-    SentenceTransformer(modules=[module], device="cpu").save(str(folder))
+    inner.save(str(folder / "tokenizer.json"))
+    table = torch.randn(len(words), 16, generator=torch.Generator().manual_seed(0))
+    save_file({"embedding.weight": table}, folder / "model.safetensors")
+    module = {"idx": 0, "name": "0", "path": ""}
+    module |= {"type": "sentence_transformers.models.StaticEmbedding"}
+    (folder / "modules.json").write_text(json.dumps([module]))
     return folder
 
 
