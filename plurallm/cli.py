@@ -26,6 +26,7 @@ USAGE = """usage: plurallm VERB [overrides]
 verbs:
   train              train a federation in this process, without Ray, and print its result
   embed              embed all texts of a survey into the cache, for the runs that follow
+  texts OUT.csv      write all texts of a survey, for vectors of your own (embedding=table)
   compare            compare federated, central and local training with baselines, over seeds
   report FOLDER      print the tables of a run or a comparison, and write its report.html
   check-data FILE    say what is in a survey file, data=custom unless data=... is given; --json
@@ -157,6 +158,22 @@ def embed(overrides: Sequence[str]) -> None:
     print(f"table      {path}")
 
 
+def texts(overrides: Sequence[str]) -> None:
+    """Write the texts of a survey that embedding=table looks up."""
+    from plurallm.data.embedding.lookup import write_texts
+    from plurallm.data.embedding.pairs import distinct_pairs
+    from plurallm.data.tasks import load_survey
+
+    config = load_config(overrides, None)
+    if config.output_dir is None:
+        raise ConfigError("plurallm texts takes the CSV file to write: plurallm texts OUT.csv ...")
+    out = Path(config.output_dir)
+    pairs = list(distinct_pairs(load_survey(config.data), config.embedding))
+    write_texts(out, pairs)
+    print(f"{len(pairs)} texts, each a question with one of its options: {out}")
+    print("their vectors: an .npz file with question, option and vector (docs/embeddings.md)")
+
+
 def check_data(overrides: Sequence[str]) -> None:
     """Say what is in a survey file."""
     from plurallm.data.inspection import print_inspection
@@ -228,14 +245,19 @@ TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "embed": embed,
+    "texts": texts,
     "compare": compare,
     "report": report,
     "check-data": check_data,
 }
 
-PATH_VERBS = {"check-data": ("data.path", "data=custom"), "report": ("output_dir", "")}
-"""Verbs whose first argument is a path: the key that it is the value of, and a choice that goes
-without saying, if any."""
+PATH_VERBS = {
+    "check-data": ("data.path", ("data=custom",)),
+    "report": ("output_dir", ()),
+    "texts": ("output_dir", ("embedding=table", "embedding.path=''")),
+}
+"""Verbs whose first argument is a path: the key that it is the value of, and overrides that go
+without saying."""
 
 
 def _run_tool(name: str, arguments: Sequence[str]) -> None:
@@ -254,12 +276,11 @@ def _run_tool(name: str, arguments: Sequence[str]) -> None:
 
 def _name_path(verb: str, arguments: list[str]) -> list[str]:
     """Turn a leading path into an override, and add the choice that goes without saying."""
-    key, choice = PATH_VERBS[verb]
+    key, unsaid = PATH_VERBS[verb]
     if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
         arguments = [f"{key}={hydra_quote(arguments[0])}", *arguments[1:]]
-    group = choice.partition("=")[0] + "="
-    said = not choice or any(argument.startswith(group) for argument in arguments)
-    return arguments if said else [choice, *arguments]
+    said = {argument.partition("=")[0] for argument in arguments}
+    return [*(own for own in unsaid if own.partition("=")[0] not in said), *arguments]
 
 
 def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[str]) -> None:
@@ -274,10 +295,17 @@ def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[st
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except RuntimeError as error:
-        _fail(error, 1)
+        no_home = "determine home directory" in str(error)  # of a library, by way of pathlib
+        _fail(ConfigError(NO_HOME) if no_home else error, 2 if no_home else 1)
     except KeyboardInterrupt:
         print("plurallm: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+NO_HOME = (
+    "no home folder: HOME is not set, and the system does not know this user: set HOME to a folder "
+    "that can be written"
+)
 
 
 def _fail(error: Exception, status: int) -> NoReturn:

@@ -39,6 +39,9 @@ from plurallm.record.progress import ProgressTracker
 from plurallm.record.run_folder import new_run_folder
 from plurallm.results.report.report_folder import report_folder
 
+LONGEST_TEMPORARY = 24
+"""Characters in the path of a folder in which the sockets of Ray fit."""
+
 
 def main(typed: Sequence[str]) -> int:
     """Run with overrides: 0 finished, 1 failed, 2 refused; a signal ends with 128 + its number."""
@@ -122,11 +125,32 @@ def plan_resources(config: Config, nodes: int) -> tuple[str, int]:
     ), actors
 
 
+def temporary_folder() -> Path:
+    """Make a folder in TMPDIR, or in /tmp where that is too deep for the sockets of Ray.
+
+    Raises
+    ------
+    RunError
+        When it cannot be made.
+    """
+    # Ray adds some 70 characters, and the path of a socket may have 107.
+    try:
+        place = tempfile.gettempdir()  # what TMPDIR says, if one can write there
+        if len(place) > LONGEST_TEMPORARY:
+            print(f"run: {place} is too deep for Ray's sockets: taking /tmp", file=sys.stderr)
+            place = "/tmp"
+        return Path(tempfile.mkdtemp(prefix="plm-", dir=place))
+    except OSError as error:
+        raise RunError(
+            f"no temporary folder can be made ({error}): set TMPDIR to a folder with space, whose "
+            f"path has at most {LONGEST_TEMPORARY} characters"
+        ) from error
+
+
 @contextmanager
 def own_home() -> Iterator[Path]:
     """Give a fresh ``FLWR_HOME``; at the end, whichever, end its processes and remove it."""
-    # Not below a long TMPDIR: Ray adds some 70 characters, and the path of a socket may have 107.
-    home = Path(tempfile.mkdtemp(prefix="plm-", dir="/tmp"))
+    home = temporary_folder()
     try:
         try:
             yield home

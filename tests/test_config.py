@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plurallm.config.compose import load_config, typed_config
 from plurallm.config.digest import changed_on_resume, config_dict
+from plurallm.config.directories import cache_directory, state_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.learning import GaussianTraining
 from plurallm.config.overrides import (
@@ -635,3 +636,18 @@ def test_a_built_wheel_finds_its_tree(tmp_path: Path) -> None:
         assert (tmp_path / "site" / template.relative_to(PROJECT)).is_file()
     printed = run_python("-c", FIND, cwd=tmp_path, path=tmp_path / "site")
     assert printed == f"{tmp_path / 'site/plurallm/conf'} gaussian"
+
+
+def test_without_a_home_folder_the_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)  # a user of a container whom nobody has named
+    config = load_config([], None)
+    for folder, key in ((cache_directory, "cache_dir"), (state_directory, "state_dir")):
+        with pytest.raises(ConfigError, match=rf"no home folder.*give {key}=\.\.\., or set HOME"):
+            folder(config)
+    with pytest.raises(ConfigError, match=r"output_dir=~/run: .*without ~"):
+        load_config(["output_dir=~/run"], None)

@@ -3,8 +3,11 @@
 Dimension letters: ``R`` rows of the table, ``T`` texts, ``L`` tokens, ``D`` embedding width.
 """
 
+import json
 import logging
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -351,14 +352,43 @@ def test_parts_are_kept_while_it_runs_and_a_damaged_one_is_made_again(
 
 
 def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path: Path, llama: Path) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    bert = BertModel(BertConfig(vocab_size=400, intermediate_size=16, is_decoder=True, **sizes))
-    bert.save_pretrained(tmp_path)
-    for file in llama.glob("tokenizer*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match="lacks weights") as refusal:
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    described = json.loads((llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | {"num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match=r"lacks weights: model\.layers\.2\.") as refusal:
         embed_pairs([("Good?", "Yes")], config(tmp_path), "cpu")
     assert str(tmp_path) in str(refusal.value)
+
+
+def test_a_decoder_without_its_head_gives_the_same_vectors(
+    tmp_path: Path, llama: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(llama)
+    assert not whole.config.tie_word_embeddings
+    whole.base_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    asked = pairs(config(llama))
+    assert np.array_equal(embed_pairs(asked, config(tmp_path)), embed_pairs(asked, config(llama)))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "awq", "bits": 4},
+    ],
+)
+def test_a_quantised_model_without_its_package_is_one_line(
+    tmp_path: Path, llama: Path, how: dict[str, Any]
+) -> None:
+    if any(find_spec(name) for name in ("optimum", "bitsandbytes", "gptqmodel")):
+        pytest.skip("a package that reads quantised models is installed")
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    described = json.loads((llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | {"quantization_config": how}))
+    with pytest.raises(ValueError, match=rf"quantised with {how['quant_method']}.*requires \S+"):
+        embed_pairs([("Good?", "Yes")], config(tmp_path), "cpu")
 
 
 def test_weights_as_pickle_are_refused(tmp_path: Path, llama: Path) -> None:

@@ -32,6 +32,7 @@ from plurallm.config.protection import (
 )
 from plurallm.config.strategies import STRATEGIES, StrategyConfig
 from plurallm.config.surveys import (
+    CustomData,
     DataConfig,
     FileData,
     OpinionQAData,
@@ -172,7 +173,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
         "source",
         {
             "synthetic": SyntheticData,
-            "custom": FileData,
+            "custom": CustomData,
             "globalopinionqa": FileData,
             "nodes": DataConfig,
             "opinionqa": OpinionQAData,

@@ -1,6 +1,8 @@
 """Types of ``conf/data``."""
 
+import codecs
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,10 @@ from plurallm.config.error import ConfigError, require
 
 CODEBOOK_COLUMNS = ("variable", "question", "options", "codes", "missing", "type", "use")
 """What a codebook says of a variable; ``data.codebook_columns`` gives the names of its columns."""
+
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
+"""What can stand between the cells of a table of text."""
 
 
 @dataclass
@@ -97,11 +103,41 @@ class FileData(DataConfig):
     """A survey file; GlobalOpinionQA is downloaded where no path is given."""
 
     path: str | None
+    encoding: str | None
+    delimiter: str | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.delimiter is None or self.delimiter in DELIMITERS,
+            "data.delimiter",
+            self.delimiter,
+            f"null or one of {', '.join(DELIMITERS)}",
+        )
+        require(
+            self.encoding is None or _is_encoding(self.encoding),
+            "data.encoding",
+            self.encoding,
+            "null or the name of an encoding, such as utf-8, cp1252 or utf-16",
+        )
         if self.path is None and self.source != "globalopinionqa":
             raise ConfigError("data.path has no value: give data.path=...")
+
+
+@dataclass
+class CustomData(FileData):
+    """A table in our own format."""
+
+    shares_sum: float | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.shares_sum is None or 0 < self.shares_sum < math.inf,
+            "data.shares_sum",
+            self.shares_sum,
+            "null (1) or what shares sum to: 100 where they are percent",
+        )
 
 
 @dataclass
@@ -117,7 +153,6 @@ class RespondentData(FileData):
 
     codebook: str | None
     codebook_columns: dict[str, str]
-    encoding: str | None
     sheet: str | None
     questions: list[str] | None
     group_by: Any  # a column, a list of columns or of such lists: OmegaConf has no type for that
@@ -182,3 +217,10 @@ class RespondentData(FileData):
         if all(isinstance(each, str) for each in self.group_by):
             return [list(self.group_by)]
         return [each if isinstance(each, list) else [each] for each in self.group_by]
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        return False

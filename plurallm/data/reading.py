@@ -69,13 +69,21 @@ FORMATS: dict[str, tuple[Layout, ...]] = {
 """Layouts by ``data``."""
 
 
-def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
+def read_survey(
+    path: Path,
+    source: str,
+    non_answers: str = "drop",
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    shares_sum: float | None = None,
+) -> Survey:
     """Read a survey file.
 
     Parameters
     ----------
     path : Path
-        CSV (``.csv``, ``.csv.gz``) or parquet (``.parquet``).
+        CSV (``.csv``, ``.csv.gz``), TSV (``.tsv``, ``.tsv.gz``) or parquet (``.parquet``).
     source : str
         A key of ``FORMATS``: ``"custom"`` for one row per question and group with the columns
         ``question_id, question, options, group`` and ``shares`` or ``counts`` (optionally
@@ -84,6 +92,10 @@ def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
     non_answers : str
         ``"drop"``: options such as "Don't know" or "Refused" are left out and counted, and the
         shares of the others sum to 1; ``"keep"``: they count as opinions.
+    delimiter, encoding : str, optional
+        Of a text; see ``table_rows``.
+    shares_sum : float, optional
+        What shares sum to in the custom layout; 1 by default.
 
     Returns
     -------
@@ -96,11 +108,16 @@ def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
         Naming file, row and reason.
     """
     check_file(path)
-    return survey_of_rows(path, table_rows(path), source, non_answers)
+    rows = table_rows(path, delimiter, encoding)
+    return survey_of_rows(path, rows, source, non_answers, shares_sum)
 
 
 def survey_of_rows(
-    path: Path, rows: Iterator[tuple[int, dict[str, Any]]], source: str, non_answers: str
+    path: Path,
+    rows: Iterator[tuple[int, dict[str, Any]]],
+    source: str,
+    non_answers: str,
+    shares_sum: float | None = None,
 ) -> Survey:
     """Make a survey of the rows of a table.
 
@@ -110,7 +127,7 @@ def survey_of_rows(
         What messages name as the file.
     rows : iterator of (int, dict)
         Number and cells of each row.
-    source, non_answers : str
+    source, non_answers, shares_sum
         As for ``read_survey``.
 
     Raises
@@ -122,7 +139,9 @@ def survey_of_rows(
     if first is None:
         raise SurveyError(f"{path}: no usable row")
     layout = _choose_layout(path, source, first[1])
-    builder = Builder(path, itertools.chain([first], rows), non_answers == "keep")
+    builder = Builder(
+        path, itertools.chain([first], rows), non_answers == "keep", shares_sum or 1.0
+    )
     try:
         layout.read(builder)
     except CellError as error:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from plurallm.data.identity import normal_form
+
 FOLDER = "PLURALLM_OPERATOR"
 """Environment variable of the server and its runs: the operator's folder."""
 
@@ -93,7 +95,8 @@ def unbound(node_id: int, groups: Iterable[str]) -> str | None:
         return None
     folder = Path(os.environ[FOLDER])
     own = _bindings(folder).get(str(node_id), [])
-    other = [] if own is None else sorted(set(groups) - set(own))
+    known = set(map(normal_form, own or ()))
+    other = sorted(name for name in groups if own is not None and normal_form(name) not in known)
     if not other:
         return None
     return (

@@ -21,6 +21,8 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from plurallm.config.directories import writing
+
 Vectors = npt.NDArray[np.float32]
 
 # Seconds between two parts on disk, and between two lines of a log.
@@ -139,8 +141,9 @@ def _write_part(folder: Path, texts: Sequence[str], written: int, done: Sequence
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / _part_name(written)
         part = file.with_suffix(".part")
-        part.write_bytes(content)
-        os.replace(part, file)
+        with writing(file):
+            part.write_bytes(content)
+            os.replace(part, file)
     return end
 
 

@@ -7,6 +7,7 @@ the node does but never widen it.
 import dataclasses
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from plurallm.config.compose import load_config
@@ -15,9 +16,9 @@ from plurallm.config.error import ConfigError
 from plurallm.config.overrides import check_choice, hydra_quote, override_key
 from plurallm.config.protection import RespondentPrivacy
 from plurallm.config.schema import Config
-from plurallm.config.surveys import FileData, OpinionQAData, RespondentData
+from plurallm.config.surveys import DataConfig
 from plurallm.data.formats.tabular import SurveyError
-from plurallm.data.roles import Roles, count_seen, is_listed, questions_needed
+from plurallm.data.roles import Roles, as_written, count_seen, is_listed, questions_needed
 from plurallm.data.survey import Survey
 from plurallm.data.tasks import whole_survey
 from plurallm.federate.node.settings import NodeSettings
@@ -127,15 +128,9 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     _check_promise(run, settings)
     fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
     fields |= {"source": settings.layout, "path": str(settings.survey)}
-    if settings.layout == "opinionqa":
-        data: FileData = OpinionQAData(**fields, ordinals=None)
-    elif settings.layout == "respondents":
-        data = _respondents(fields, settings)
-    else:
-        data = FileData(**fields)
     return dataclasses.replace(
         run,
-        data=data,
+        data=_own_data(fields, settings),
         privacy=run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
         device=settings.device,
         threads=settings.threads or run.threads,
@@ -146,12 +141,16 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     )
 
 
-def _respondents(fields: dict[str, Any], settings: NodeSettings) -> RespondentData:
-    """The node's file of persons, read as its data holder says and split as the run says."""
-    path = f"data.path={hydra_quote(str(settings.survey))}"
-    own = load_config(["data=respondents", path, *settings.reader], None).data
-    assert isinstance(own, RespondentData)
-    return dataclasses.replace(own, **fields)
+def _own_data(fields: dict[str, Any], settings: NodeSettings) -> DataConfig:
+    """The node's file, read as its data holder says and split as the run says."""
+    return dataclasses.replace(
+        _reader_data(settings.layout, str(settings.survey), settings.reader), **fields
+    )
+
+
+@lru_cache(maxsize=1)
+def _reader_data(layout: str, path: str, reader: tuple[str, ...]) -> DataConfig:
+    return load_config([f"data={layout}", f"data.path={hydra_quote(path)}", *reader], None).data
 
 
 def _check_sizes(run: Config, settings: NodeSettings) -> None:
@@ -212,13 +211,16 @@ def own_survey(config: Config, settings: NodeSettings) -> Survey:
         Naming file, row and reason, or the group that the file does not have.
     """
     survey = whole_survey(config.data)
-    for group in settings.groups:
-        if group not in survey.answers:
+    answers = {}
+    for group, written in zip(
+        settings.groups, as_written(settings.groups, survey.answers), strict=True
+    ):
+        if written not in survey.answers:
             raise SurveyError(
                 f"{settings.survey} has no group {group!r}; its groups are "
                 + ", ".join(sorted(survey.answers))
             )
-    answers = {group: survey.answers[group] for group in settings.groups}
+        answers[group] = survey.answers[written]
     return dataclasses.replace(survey, answers=answers)
 
 
