@@ -1,4 +1,7 @@
-"""The ``plurallm`` command: each verb a few lines over Hydra."""
+"""The ``plurallm`` command: each verb a few lines over Hydra.
+
+A verb checks the configuration before it imports what works: a mistake is told at once.
+"""
 
 import logging
 import sys
@@ -18,7 +21,6 @@ from plurallm.config.error import ConfigError
 from plurallm.config.overrides import absolute_overrides, config_directory, hydra_quote
 from plurallm.config.schema import WandbTracking
 from plurallm.config.services import ExportConfig, ServeConfig
-from plurallm.record.run_folder import new_run_folder
 
 USAGE = """usage: plurallm VERB [overrides]
 
@@ -81,6 +83,8 @@ def main() -> None:
 
 def train(overrides: Sequence[str]) -> None:
     """Train in this process and print the result."""
+    load_config(overrides, None)
+
     from plurallm.federate.in_process import run_here
     from plurallm.results.report.tables import print_result
 
@@ -91,15 +95,17 @@ def train(overrides: Sequence[str]) -> None:
 
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
+    config = load_config(overrides, None)
+    if config.resume is not None:
+        raise ConfigError("a comparison goes on by itself: give its output_dir again, not resume")
+
+    from plurallm.record.run_folder import new_run_folder
     from plurallm.record.wandb_tracker import log_tables
     from plurallm.results.compare.run_comparison import compare_here, tables_config
     from plurallm.results.report.csv_export import tidy
     from plurallm.results.report.figures import pictures
     from plurallm.results.report.report_folder import report_folder
 
-    config = load_config(overrides, None)
-    if config.resume is not None:
-        raise ConfigError("a comparison goes on by itself: give its output_dir again, not resume")
     folder = Path(config.output_dir or new_run_folder(Path.cwd() / "outputs", "compare-"))
     failure = compare_here(overrides, folder)
     results = report_folder(folder)
@@ -113,23 +119,25 @@ def compare(overrides: Sequence[str]) -> None:
 
 def report(overrides: Sequence[str]) -> None:
     """Print the tables of a run or a comparison, and write its report."""
-    from plurallm.results.report.report_folder import report_folder
-
     folder = load_config(overrides, None).output_dir
     if folder is None or len(overrides) != 1:
         raise ConfigError("plurallm report takes the folder of a run or a comparison, and no more")
+
+    from plurallm.results.report.report_folder import report_folder
+
     report_folder(Path(folder))
     print(f"\nThe report: {folder}/report.html")
 
 
 def embed(overrides: Sequence[str]) -> None:
     """Make the embedding table of a survey, and print its size and speed."""
+    config = load_config(overrides, None)
+
     from plurallm.config.directories import cache_directory
     from plurallm.data.embedding.pairs import distinct_pairs
     from plurallm.data.embedding.table import table_path
     from plurallm.data.tasks import load_survey, survey_table
 
-    config = load_config(overrides, None)
     survey = load_survey(config.data)
     pairs = list(distinct_pairs(survey, config.embedding))
     path = table_path(pairs, config.embedding, cache_directory(config))
@@ -148,26 +156,31 @@ def embed(overrides: Sequence[str]) -> None:
 
 def check_data(overrides: Sequence[str]) -> None:
     """Say what is in a survey file."""
+    config = load_config(overrides, None)
+
     from plurallm.data.inspection import print_inspection
     from plurallm.results.report.tables import wide_console
 
-    print_inspection(load_config(overrides, None), wide_console())
+    print_inspection(config, wide_console())
 
 
 def check_data_json(overrides: Sequence[str]) -> None:
     """Say what is in a survey file, as JSON."""
+    config = load_config(overrides, None)
+
     import json
 
     from plurallm.data.survey_facts import survey_facts
 
-    print(json.dumps(survey_facts(load_config(overrides, None)), ensure_ascii=False, indent=1))
+    print(json.dumps(survey_facts(config), ensure_ascii=False, indent=1))
 
 
 def export(overrides: Sequence[str]) -> None:
     """Write a run's model as a reward bundle."""
+    config = load_tool_config("export", overrides, ExportConfig)
+
     from plurallm.reward.export import export_bundle
 
-    config = load_tool_config("export", overrides, ExportConfig)
     model = export_bundle(config)
     released = ", ".join(model.groups) or "no group's"
     print(f"The reward bundle: {config.folder}, with the context of {released}")
@@ -189,9 +202,11 @@ def import_survey(arguments: Sequence[str]) -> None:
 
 def serve(overrides: Sequence[str]) -> None:
     """Answer HTTP requests with a reward bundle until SIGINT or SIGTERM."""
+    config = load_tool_config("serve", overrides, ServeConfig)
+
     from plurallm.reward.http.server import run_server
 
-    run_server(load_tool_config("serve", overrides, ServeConfig))
+    run_server(config)
 
 
 PARSED: dict[str, Callable[[Sequence[str]], None]] = {

@@ -3,20 +3,22 @@
 import difflib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from plurallm.config.digest import flatten
-from plurallm.config.error import ConfigError
+from plurallm.config.error import ConfigError, require
 from plurallm.config.overrides import absolute_overrides, check_choice, config_directory, first_line
+from plurallm.config.ranges import make_section
 from plurallm.config.schema import VARIANTS, Config
 
 Tool = TypeVar("Tool")
@@ -70,43 +72,46 @@ def load_tool_config(name: str, overrides: Sequence[str], schema: type[Tool]) ->
     ConfigError
         As for ``load_config``.
     """
-    config = _to_object(OmegaConf.structured(schema), _compose(list(overrides), name))
-    assert isinstance(config, schema)
-    return config
+    return make_section(schema, _plain(_compose(list(overrides), name)))
 
 
 def typed_config(composed: DictConfig) -> Config:
-    """Check a composed tree against the types above.
+    """Check a composed tree against the types.
 
     Raises
     ------
     ConfigError
         Naming the key.
     """
-    schema = OmegaConf.structured(Config)
-    for name, (field, variants) in VARIANTS.items():
-        choice = OmegaConf.select(composed, f"{name}.{field}")
-        if choice not in variants:
-            raise ConfigError(
-                f"{name}.{field} must be one of {', '.join(variants)}, but is {choice!r}"
-            )
-        schema[name] = OmegaConf.structured(variants[choice])
-    config = _to_object(schema, composed)
-    assert isinstance(config, Config)
-    return config
+    tree = _plain(composed)
+    for field in fields(Config):
+        if isinstance(field.type, type) and field.name in tree:
+            values = tree[field.name]
+            require(isinstance(values, dict), field.name, values, "a section of keys")
+            schema = variant_type(field.name, values, field.type)
+            tree[field.name] = make_section(schema, values, field.name)
+    return make_section(Config, tree)
 
 
-def _to_object(schema: DictConfig, composed: DictConfig) -> object:
+def variant_type(name: str, values: Mapping[str, Any], only: type) -> type:
+    """Type of a section by the variant that it names; `only`, where it has no variants."""
+    if name not in VARIANTS:
+        return only
+    field, variants = VARIANTS[name]
+    if values.get(field) not in variants:
+        raise ConfigError(
+            f"{name}.{field} must be one of {', '.join(variants)}, but is {values.get(field)!r}"
+        )
+    return variants[values[field]]
+
+
+def _plain(composed: DictConfig) -> dict[str, Any]:
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, composed))
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        raise ConfigError(f"{key} has no value: give {key}=...") from error
+        tree = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        reason = first_line(error)
-        if "is not a ListConfig" in reason:
-            reason = "it must be a list, such as [A,B]"
-        raise ConfigError(f"{error.full_key or 'configuration'}: {reason}") from error
+        raise ConfigError(f"{error.full_key or 'configuration'}: {first_line(error)}") from error
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
 
 
 def _compose(overrides: list[str], name: str = "config") -> DictConfig:

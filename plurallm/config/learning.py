@@ -1,89 +1,75 @@
 """Types of ``conf/embedding``, ``conf/model`` and ``conf/training``."""
 
-import math
-from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import require
+from plurallm.config.ranges import SECTION, Count, Positive, Share, Text
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class EmbeddingConfig:
     """How a text becomes a vector (``conf/embedding``)."""
 
     name: str
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class HashingEmbedding(EmbeddingConfig):
     """Hashed n-grams."""
 
-    width: int
-
-    def __post_init__(self) -> None:
-        require(
-            self.width >= 2 and self.width % 2 == 0, "embedding.width", self.width, "even and >= 2"
-        )
+    width: Annotated[int, Field(ge=2, multiple_of=2)]
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class MiniLMEmbedding(EmbeddingConfig):
     """all-MiniLM-L6-v2 from an installed package."""
 
-    parts: str
-    batch_tokens: int
-    device: str | None
-
-    def __post_init__(self) -> None:
-        _require_one_of(self, "parts", ("joint", "separate"))
-        require(self.batch_tokens >= 1, "embedding.batch_tokens", self.batch_tokens, ">= 1")
+    parts: Literal["joint", "separate"]
+    batch_tokens: Count
+    device: Text | None
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class SentenceTransformerEmbedding(MiniLMEmbedding):
     """Any sentence-transformers model."""
 
-    model: str
+    model: Text
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class CausalLMEmbedding(EmbeddingConfig):
     """Mean of the last hidden states of any causal language model."""
 
-    model: str
+    model: Text
     list_options: bool
-    template: str
-    dtype: str
-    batch_tokens: int
-    device: str | None
-
-    def __post_init__(self) -> None:
-        _require_one_of(self, "template", ("none", "alpaca", "llama2", "chat"))
-        _require_one_of(self, "dtype", ("float32", "bfloat16", "float16"))
-        require(self.batch_tokens >= 1, "embedding.batch_tokens", self.batch_tokens, ">= 1")
+    template: Literal["none", "alpaca", "llama2", "chat"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    batch_tokens: Count
+    device: Text | None
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class TableEmbedding(EmbeddingConfig):
     """Vectors out of a file."""
 
-    path: str
+    path: Text
     list_options: bool
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class ModelConfig:
     """Sizes of the preference transformer (``conf/model``)."""
 
-    width: int
-    embedder_layers: int
-    layers: int
-    heads: int
-    feedforward: int
+    width: Count
+    embedder_layers: Annotated[int, Field(ge=2)]
+    layers: Count
+    heads: Count
+    feedforward: Count
 
     def __post_init__(self) -> None:
-        for key in ("width", "layers", "heads", "feedforward"):
-            require(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), ">= 1")
-        require(self.embedder_layers >= 2, "model.embedder_layers", self.embedder_layers, ">= 2")
         require(
             self.width % self.heads == 0,
             "model.width",
@@ -92,33 +78,19 @@ class ModelConfig:
         )
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class TrainingConfig:
     """Local learning (``conf/training``)."""
 
     loss: str
-    learning_rate: float
-    warmup: float
-    steps_per_round: int
+    learning_rate: Positive
+    warmup: Share
+    steps_per_round: Count
     context_questions: list[int]
     target_questions: list[int]
-    groups_at_once: int | None
+    groups_at_once: Count | None
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.learning_rate < math.inf,
-            "training.learning_rate",
-            self.learning_rate,
-            "> 0 and finite",
-        )
-        require(0 <= self.warmup < 1, "training.warmup", self.warmup, "at least 0 and below 1")
-        require(self.steps_per_round >= 1, "training.steps_per_round", self.steps_per_round, ">= 1")
-        require(
-            self.groups_at_once is None or self.groups_at_once >= 1,
-            "training.groups_at_once",
-            self.groups_at_once,
-            ">= 1 or null",
-        )
         for key in ("context_questions", "target_questions"):
             span = getattr(self, key)
             require(
@@ -129,21 +101,8 @@ class TrainingConfig:
             )
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class GaussianTraining(TrainingConfig):
     """Gaussian likelihood."""
 
-    scale_floor: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.scale_floor > 0, "training.scale_floor", self.scale_floor, "> 0")
-
-
-def _require_one_of(config: EmbeddingConfig, key: str, values: tuple[str, ...]) -> None:
-    require(
-        getattr(config, key) in values,
-        f"embedding.{key}",
-        getattr(config, key),
-        f"one of {', '.join(values)}",
-    )
+    scale_floor: Positive

@@ -1,11 +1,13 @@
 """The whole configuration: every key, its type and its range.
 
-Each field is documented where its value stands, in ``conf/``. The classes are not frozen because
-OmegaConf refuses frozen ones; nothing writes to a composed configuration.
+Each field is documented where its value stands, in ``conf/``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import ConfigError, require
 from plurallm.config.federation import FederationConfig
@@ -30,6 +32,7 @@ from plurallm.config.protection import (
     RespondentPrivacy,
     check_together,
 )
+from plurallm.config.ranges import SECTION, Count, Natural, Positive, Text
 from plurallm.config.strategies import STRATEGIES, StrategyConfig
 from plurallm.config.surveys import (
     DataConfig,
@@ -40,74 +43,51 @@ from plurallm.config.surveys import (
 )
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class EvaluationConfig:
     """Scoring (``conf/evaluation``)."""
 
-    every: int
-    context_questions: int
-    draws: int
-    near_copy: float
-
-    def __post_init__(self) -> None:
-        for key in ("every", "context_questions", "draws"):
-            require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
-        require(
-            0 < self.near_copy <= 1,
-            "evaluation.near_copy",
-            self.near_copy,
-            "above 0 and at most 1",
-        )
+    every: Count
+    context_questions: Count
+    draws: Count
+    near_copy: Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class TrackingConfig:
     """Where results go (``conf/tracking``)."""
 
     name: str
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class WandbTracking(TrackingConfig):
     """Weights & Biases."""
 
-    project: str
-    entity: str | None
-    group: str | None
-    job_type: str | None
-    mode: str
-
-    def __post_init__(self) -> None:
-        require(
-            self.mode in ("auto", "online", "offline"),
-            "tracking.mode",
-            self.mode,
-            "'auto', 'online' or 'offline'",
-        )
+    project: Text
+    entity: Text | None
+    group: Text | None
+    job_type: Text | None
+    mode: Literal["auto", "online", "offline"]
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class CompareConfig:
     """What ``plurallm compare`` compares (``conf/compare``)."""
 
-    arms: list[str]
-    seeds: list[int]
-    jobs: int | None
-    expert_steps: int
-    expert_learning_rate: float
+    arms: Annotated[list[Text], Field(min_length=1)]
+    seeds: Annotated[list[Natural], Field(min_length=1)]
+    jobs: Count | None
+    expert_steps: Count
+    expert_learning_rate: Positive
 
     def __post_init__(self) -> None:
-        for key in ("expert_steps", "expert_learning_rate"):
-            require(getattr(self, key) > 0, f"compare.{key}", getattr(self, key), "> 0")
         for key in ("arms", "seeds"):
             values = getattr(self, key)
-            require(bool(values), f"compare.{key}", values, "a list that is not empty")
             require(len(set(values)) == len(values), f"compare.{key}", values, "without repetition")
-        require(min(self.seeds) >= 0, "compare.seeds", self.seeds, ">= 0")
-        require(self.jobs is None or self.jobs >= 1, "compare.jobs", self.jobs, ">= 1 or null")
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class Config:
     """A whole run's configuration."""
 
@@ -123,24 +103,16 @@ class Config:
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     compare: CompareConfig
-    seed: int
-    device: str
-    threads: int | None
-    precision: str
-    output_dir: str | None
-    cache_dir: str | None
-    state_dir: str | None
-    resume: str | None
+    seed: Natural
+    device: Text
+    threads: Count | None
+    precision: Literal["float32", "float64"]
+    output_dir: Text | None
+    cache_dir: Text | None
+    state_dir: Text | None
+    resume: Text | None
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed", self.seed, ">= 0")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, ">= 1 or null")
-        require(
-            self.precision in ("float32", "float64"),
-            "precision",
-            self.precision,
-            "'float32' or 'float64'",
-        )
         check_together(self.strategy, self.privacy)
         if isinstance(self.data, RespondentData) and isinstance(self.privacy, RespondentPrivacy):
             check_one_count(self.data)
