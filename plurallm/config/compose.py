@@ -19,7 +19,7 @@ from plurallm.config.digest import flatten
 from plurallm.config.error import ConfigError, require
 from plurallm.config.overrides import absolute_overrides, check_choice, config_directory, first_line
 from plurallm.config.ranges import make_section
-from plurallm.config.schema import VARIANTS, Config
+from plurallm.config.schema import KINDS, VARIANTS, Config
 
 Tool = TypeVar("Tool")
 
@@ -95,6 +95,9 @@ def typed_config(composed: DictConfig) -> Config:
 
 def variant_type(name: str, values: Mapping[str, Any], only: type) -> type:
     """Type of a section by the variant that it names; `only`, where it has no variants."""
+    if name in KINDS:
+        kind = KINDS[name]
+        return kind.find(values.get(kind.key.split(".")[-1]))
     if name not in VARIANTS:
         return only
     field, variants = VARIANTS[name]

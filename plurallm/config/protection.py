@@ -9,7 +9,6 @@ from plurallm.config.error import ConfigError
 from plurallm.config.ranges import SECTION, Count, NotNegative, Positive, Probability, Text
 from plurallm.config.strategies import (
     FairStrategy,
-    RobustStrategy,
     StrategyConfig,
     WeightedStrategy,
 )
@@ -96,7 +95,7 @@ def check_together(strategy: StrategyConfig, privacy: PrivacyConfig) -> None:
     """
     if not isinstance(privacy, CentralPrivacy):
         return
-    if isinstance(strategy, FairStrategy | RobustStrategy):
+    if isinstance(strategy, FairStrategy) or not isinstance(strategy, WeightedStrategy):
         raise ConfigError(
             f"privacy=central does not go with strategy={strategy.name}: its guarantee needs a "
             "mean with equal weights that depend on no group's answers; take fedavg, fedprox, "

@@ -4,7 +4,7 @@ Each field is documented where its value stands, in ``conf/``.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -33,7 +33,7 @@ from plurallm.config.protection import (
     check_together,
 )
 from plurallm.config.ranges import SECTION, Count, Natural, Positive, Text
-from plurallm.config.strategies import STRATEGIES, StrategyConfig
+from plurallm.config.strategies import StrategyConfig
 from plurallm.config.surveys import (
     DataConfig,
     FileData,
@@ -41,6 +41,7 @@ from plurallm.config.surveys import (
     RespondentData,
     SyntheticData,
 )
+from plurallm.config.variants import Kind
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -173,10 +174,16 @@ VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
             "gaussian": GaussianTraining,
         },
     ),
-    "strategy": ("name", STRATEGIES),
     "privacy": ("name", PRIVACY),
     "personal": ("name", PERSONAL),
     "attack": ("name", ATTACKS),
     "tracking": ("name", {"jsonl": TrackingConfig, "wandb": WandbTracking}),
 }
 """The variants of a config group: which field tells them apart, and the type of each."""
+
+KINDS: dict[str, Kind[Any]] = {
+    "strategy": Kind(
+        StrategyConfig, "strategy.name", "plurallm.federate.strategies", "plurallm.strategies"
+    ),
+}
+"""Config groups that other packages can add to."""
