@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.logging import RichHandler
 
-from plurallm.config.compose import load_config, load_tool_config
+from plurallm.config.compose import load_config, load_tool_config, without_folder
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import absolute_overrides, config_directory, hydra_quote
 from plurallm.config.schema import WandbTracking
@@ -39,7 +39,8 @@ verbs:
   serve BUNDLE       answer HTTP requests with a reward bundle
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
-`plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
+`plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other,
+`--config-dir DIR` takes files of your own beside conf/: strategy=mine is DIR/strategy/mine.yaml.
 """
 
 
@@ -64,33 +65,37 @@ def main() -> None:
         arguments.remove("--json")
     if arguments[0] in PATH_VERBS:
         arguments[1:] = _name_path(arguments[0], arguments[1:])
+    folder, arguments[1:] = _config_dir(arguments[1:])
     flags = [argument for argument in arguments[1:] if argument.startswith("-")]
     if not flags:
-        _report_errors(verb, arguments[1:])
+        _report_errors(verb, arguments[1:], folder)
         return
     # Hydra's own: -m, --help, --cfg job, ... It wants -m before the overrides.
     multirun = [flag for flag in flags if flag in ("-m", "--multirun")]
     rest = [argument for argument in arguments[1:] if argument not in multirun]
-    sys.argv = [f"plurallm {arguments[0]}", *multirun[:1], *rest]
+    own = [] if folder is None else ["--config-dir", str(folder)]
+    sys.argv = [f"plurallm {arguments[0]}", *multirun[:1], *own, *rest]
 
-    def job(_: DictConfig) -> None:
-        overrides = list(HydraConfig.get().overrides.task)
+    def job(_: DictConfig) -> object:
+        overrides = [*HydraConfig.get().overrides.task, *_sweep_folder()]
         print(f"\n{' '.join(overrides)}")
-        _report_errors(verb, overrides)
+        return _report_errors(verb, overrides, folder)
 
     hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")(job)()
 
 
-def train(overrides: Sequence[str]) -> None:
-    """Train in this process and print the result."""
+def train(overrides: Sequence[str]) -> float:
+    """Train in this process, print the result, and give the score that choices are made by."""
     load_config(overrides, None)
 
     from plurallm.federate.in_process import run_here
     from plurallm.results.report.tables import print_result
+    from plurallm.results.run import selection_score
 
     folder = run_here(overrides)
     print_result(folder)
     print(f"\nThe run's folder: {folder}")
+    return selection_score(folder)
 
 
 def compare(overrides: Sequence[str]) -> None:
@@ -221,7 +226,7 @@ TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
 }
 """Verbs with a file of their own in ``conf/``, and its keys that may stand without a name."""
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+VERBS: dict[str, Callable[[Sequence[str]], object]] = {
     "train": train,
     "embed": embed,
     "compare": compare,
@@ -258,7 +263,34 @@ def _name_path(verb: str, arguments: list[str]) -> list[str]:
     return arguments if said else [choice, *arguments]
 
 
-def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[str]) -> None:
+def _config_dir(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Take Hydra's --config-dir out of the arguments: a folder of the user's own files."""
+    rest, folder = [], None
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folder = Path(value if equals else next(words, "")).expanduser().absolute()
+        else:
+            rest.append(word)
+    return folder, rest
+
+
+def _sweep_folder() -> list[str]:
+    """With -m and hydra.sweep.dir=..., where this run's folder is: one for each job."""
+    own = HydraConfig.get()
+    given = any(text.startswith("hydra.sweep.") for text in own.overrides.hydra)
+    if not given or any(text.startswith("output_dir=") for text in own.overrides.task):
+        return []
+    subdir = str(own.job.num) if own.sweep.subdir == "." else own.sweep.subdir
+    return [f"output_dir={hydra_quote(str(Path(own.sweep.dir, subdir).absolute()))}"]
+
+
+def _report_errors(
+    verb: Callable[[Sequence[str]], object],
+    overrides: Sequence[str],
+    config_dir: Path | None = None,
+) -> object:
     """Run a verb; an error that the user can mend becomes one line."""
     logging.basicConfig(
         level=logging.INFO,
@@ -266,7 +298,12 @@ def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[st
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=False)],
     )
     try:
-        verb(overrides if verb in PARSED.values() else absolute_overrides(overrides, Path.cwd()))
+        if verb in PARSED.values():
+            return verb(overrides)
+        overrides = absolute_overrides(overrides, Path.cwd())
+        if config_dir is not None:
+            overrides = absolute_overrides(without_folder(overrides, config_dir), Path.cwd())
+        return verb(overrides)
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except RuntimeError as error:

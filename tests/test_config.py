@@ -27,7 +27,6 @@ from omegaconf import DictConfig, OmegaConf
 from plurallm.config.compose import load_config, typed_config
 from plurallm.config.digest import changed_on_resume, config_dict
 from plurallm.config.error import ConfigError
-from plurallm.config.learning import GaussianTraining
 from plurallm.config.overrides import (
     absolute_overrides,
     config_directory,
@@ -36,6 +35,7 @@ from plurallm.config.overrides import (
 )
 from plurallm.config.schema import Config, WandbTracking
 from plurallm.config.surveys import FileData, SyntheticData
+from plurallm.learn.objectives.gaussian import GaussianTraining
 from plurallm.record.run_folder import RunFolder
 
 PROJECT = Path(__file__).resolve().parent.parent

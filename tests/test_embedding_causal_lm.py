@@ -24,9 +24,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plurallm.config.learning import CausalLMEmbedding
+from plurallm.data.embedders.causal_lm import CausalLMEmbedding, mean_over_tokens
 from plurallm.data.embedding import batches
-from plurallm.data.embedding.causal_lm import mean_over_tokens
 from plurallm.data.embedding.pairs import question_pairs
 from plurallm.data.embedding.prompts import prompt_text
 from plurallm.data.embedding.table import embed_pairs, embedding_table
@@ -276,7 +275,7 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
 
         return counted
 
-    where = "plurallm.data.embedding.causal_lm.mean_over_tokens"
+    where = "plurallm.data.embedders.causal_lm.mean_over_tokens"
     cache = tmp_path / "cache"
     for count in (3, 5):  # interrupted twice, the second time after two more batches
         monkeypatch.setattr(where, stop_after(count))

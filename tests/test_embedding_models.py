@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from plurallm.config.learning import MiniLMEmbedding, SentenceTransformerEmbedding
+from plurallm.data.embedders.sentences import MiniLMEmbedding, SentenceTransformerEmbedding
 from plurallm.data.embedding.models import minilm_folder
 from plurallm.data.embedding.table import embed_pairs, embedding_table
 

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from plurallm.config.compose import load_config
-from plurallm.config.learning import TableEmbedding
-from plurallm.data.embedding.lookup import write_vectors
+from plurallm.data.embedders.lookup import TableEmbedding, write_vectors
 from plurallm.data.embedding.pairs import distinct_pairs
 from plurallm.data.embedding.table import embed_pairs, embedding_table
 from plurallm.data.survey import Question, Survey

@@ -1,12 +1,23 @@
 """Types of ``conf/embedding``, ``conf/model`` and ``conf/training``."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import require
-from plurallm.config.ranges import SECTION, Count, Positive, Share, Text
+from plurallm.config.ranges import SECTION, Count, Positive, Share
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from plurallm.data.embedding.pairs import Pair
+    from plurallm.data.preferences import Episode
+    from plurallm.learn.transformer import Prediction
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -15,48 +26,39 @@ class EmbeddingConfig:
 
     name: str
 
+    any_text: ClassVar[bool] = True
+    """Whether it has a vector for every text, not for its own alone."""
 
-@dataclass(frozen=True, config=SECTION)
-class HashingEmbedding(EmbeddingConfig):
-    """Hashed n-grams."""
+    def place(self) -> Path | None:
+        """File or folder whose content tells the embedder from others; None: its values do.
 
-    width: Annotated[int, Field(ge=2, multiple_of=2)]
+        Raises
+        ------
+        ValueError
+            When it is not there.
+        """
+        return None
 
+    def embed(
+        self, pairs: "Sequence[Pair]", device: str, keep: Path | None
+    ) -> "npt.NDArray[np.float32]":
+        """Embed texts, one row each.
 
-@dataclass(frozen=True, config=SECTION)
-class MiniLMEmbedding(EmbeddingConfig):
-    """all-MiniLM-L6-v2 from an installed package."""
+        Parameters
+        ----------
+        pairs : sequence of (str, str)
+            Questions and options.
+        device : str
+            Where to compute.
+        keep : Path or None
+            Folder for finished parts of a long computation.
 
-    parts: Literal["joint", "separate"]
-    batch_tokens: Count
-    device: Text | None
-
-
-@dataclass(frozen=True, config=SECTION)
-class SentenceTransformerEmbedding(MiniLMEmbedding):
-    """Any sentence-transformers model."""
-
-    model: Text
-
-
-@dataclass(frozen=True, config=SECTION)
-class CausalLMEmbedding(EmbeddingConfig):
-    """Mean of the last hidden states of any causal language model."""
-
-    model: Text
-    list_options: bool
-    template: Literal["none", "alpaca", "llama2", "chat"]
-    dtype: Literal["float32", "bfloat16", "float16"]
-    batch_tokens: Count
-    device: Text | None
-
-
-@dataclass(frozen=True, config=SECTION)
-class TableEmbedding(EmbeddingConfig):
-    """Vectors out of a file."""
-
-    path: Text
-    list_options: bool
+        Returns
+        -------
+        ndarray of shape (R, D), float32
+            Mean square about 1 in each row.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -100,9 +102,6 @@ class TrainingConfig:
                 "[least, most] with 1 <= least <= most",
             )
 
-
-@dataclass(frozen=True, config=SECTION)
-class GaussianTraining(TrainingConfig):
-    """Gaussian likelihood."""
-
-    scale_floor: Positive
+    def losses(self, prediction: "Prediction", episode: "Episode") -> "Tensor":
+        """Loss of each target question, of shape (..., Q), differentiable."""
+        raise NotImplementedError

@@ -11,17 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import ConfigError, require
 from plurallm.config.federation import FederationConfig
-from plurallm.config.learning import (
-    CausalLMEmbedding,
-    EmbeddingConfig,
-    GaussianTraining,
-    HashingEmbedding,
-    MiniLMEmbedding,
-    ModelConfig,
-    SentenceTransformerEmbedding,
-    TableEmbedding,
-    TrainingConfig,
-)
+from plurallm.config.learning import EmbeddingConfig, ModelConfig, TrainingConfig
 from plurallm.config.protection import (
     ATTACKS,
     PERSONAL,
@@ -156,24 +146,6 @@ VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
             "respondents": RespondentData,
         },
     ),
-    "embedding": (
-        "name",
-        {
-            "hashing": HashingEmbedding,
-            "minilm": MiniLMEmbedding,
-            "sentence_transformer": SentenceTransformerEmbedding,
-            "causal_lm": CausalLMEmbedding,
-            "table": TableEmbedding,
-        },
-    ),
-    "training": (
-        "loss",
-        {
-            "cross_entropy": TrainingConfig,
-            "jensen_shannon": TrainingConfig,
-            "gaussian": GaussianTraining,
-        },
-    ),
     "privacy": ("name", PRIVACY),
     "personal": ("name", PERSONAL),
     "attack": ("name", ATTACKS),
@@ -182,8 +154,14 @@ VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
 """The variants of a config group: which field tells them apart, and the type of each."""
 
 KINDS: dict[str, Kind[Any]] = {
+    "embedding": Kind(
+        EmbeddingConfig, "embedding", "name", "plurallm.data.embedders", "plurallm.embeddings"
+    ),
+    "training": Kind(
+        TrainingConfig, "training", "loss", "plurallm.learn.objectives", "plurallm.losses"
+    ),
     "strategy": Kind(
-        StrategyConfig, "strategy.name", "plurallm.federate.strategies", "plurallm.strategies"
+        StrategyConfig, "strategy", "name", "plurallm.federate.strategies", "plurallm.strategies"
     ),
 }
 """Config groups that other packages can add to."""

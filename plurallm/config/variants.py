@@ -32,8 +32,10 @@ class Kind(Generic[Base]):
     ----------
     base : type
         What every variant is.
-    key : str
-        The configuration key that names it; its last part is the discriminating field.
+    section : str
+        What messages call it: a section of the configuration, where it is one.
+    field : str
+        The discriminating field.
     package : str
         Where ours are.
     group : str
@@ -41,7 +43,8 @@ class Kind(Generic[Base]):
     """
 
     base: type[Base]
-    key: str
+    section: str
+    field: str
     package: str
     group: str
 
@@ -60,9 +63,8 @@ class Kind(Generic[Base]):
                 return self._load(point)
         near = difflib.get_close_matches(str(name), self.names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(
-            f"{self.key} must be one of {', '.join(self.names)}, but is {name!r}{hint}"
-        )
+        known, key = ", ".join(self.names), f"{self.section}.{self.field}"
+        raise ConfigError(f"{key} must be one of {known}, but is {name!r}{hint}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class Kind(Generic[Base]):
                 f"entry point {point.name!r} of {self.group}: {point.value} is no subclass of "
                 f"{self.base.__name__}"
             )
-        if point.name not in _names(found, self.key.split(".")[-1]):
+        if point.name not in _names(found, self.field):
             raise ConfigError(
                 f"entry point {point.name!r} of {self.group}: {point.value} does not go by that "
                 "name"
@@ -111,7 +113,7 @@ def _own(kind: Kind[Base]) -> Mapping[str, type[Base]]:
                 and issubclass(value, kind.base)
                 and value.__module__ == f"{kind.package}.{module}"
             ):
-                found |= dict.fromkeys(_names(value, kind.key.split(".")[-1]), value)
+                found |= dict.fromkeys(_names(value, kind.field), value)
     return found
 
 

@@ -107,7 +107,7 @@ def _typed(schema: type[Section], values: Mapping[str, Any], name: str) -> Secti
     try:
         return make_section(schema, values, name)
     except ConfigError as error:
-        raise ValueError(f"in the bundle's config.json {error}") from error
+        raise ValueError(f"{name} of the bundle: {error}") from error
 
 
 def _line(error: Exception) -> str:

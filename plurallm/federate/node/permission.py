@@ -14,6 +14,7 @@ from plurallm.config.digest import flatten
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import check_choice, hydra_quote, override_key
 from plurallm.config.protection import RespondentPrivacy
+from plurallm.config.ranges import make_section
 from plurallm.config.schema import Config
 from plurallm.config.surveys import FileData, OpinionQAData, RespondentData
 from plurallm.data.formats.tabular import SurveyError
@@ -133,17 +134,17 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         data = _respondents(fields, settings)
     else:
         data = FileData(**fields)
-    return dataclasses.replace(
-        run,
-        data=data,
-        privacy=run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
-        device=settings.device,
-        threads=settings.threads or run.threads,
-        cache_dir=settings.cache_dir,
-        state_dir=settings.state_dir,
-        output_dir=None,
-        resume=None,
-    )
+    own = {
+        "data": data,
+        "privacy": run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
+        "device": settings.device,
+        "threads": settings.threads or run.threads,
+        "cache_dir": settings.cache_dir,
+        "state_dir": settings.state_dir,
+        "output_dir": None,
+        "resume": None,
+    }
+    return make_section(Config, vars(run) | own)
 
 
 def _respondents(fields: dict[str, Any], settings: NodeSettings) -> RespondentData:
@@ -151,7 +152,7 @@ def _respondents(fields: dict[str, Any], settings: NodeSettings) -> RespondentDa
     path = f"data.path={hydra_quote(str(settings.survey))}"
     own = load_config(["data=respondents", path, *settings.reader], None).data
     assert isinstance(own, RespondentData)
-    return dataclasses.replace(own, **fields)
+    return make_section(RespondentData, vars(own) | fields, "data")
 
 
 def _check_sizes(run: Config, settings: NodeSettings) -> None:
