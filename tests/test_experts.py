@@ -16,9 +16,15 @@ from plurallm.data.preferences import split_context
 from plurallm.data.roles import assign_roles, count_seen
 from plurallm.data.tasks import group_tasks, load_survey, survey_table
 from plurallm.evaluate.baselines.plain import uniform
-from plurallm.evaluate.experts import expert_config, expert_predictors, mix_predictors
+from plurallm.evaluate.experts import (
+    ensemble_predictor,
+    expert_config,
+    expert_predictors,
+    mix_members,
+)
 from plurallm.evaluate.scores import model_predictor, score_group
 from plurallm.federate.in_process import run_in_process
+from plurallm.learn.ensemble import make_ensemble
 from plurallm.learn.transformer import PreferenceTransformer
 
 EXPERTS = ["personal=experts", "personal.steps=100"]
@@ -107,10 +113,12 @@ def test_mixture_equals_the_slow_form(run):
         member = PreferenceTransformer(table.shape[1], config.model, 0).double()
         member.load_state_dict({name: stacked[row].double() for name, stacked in weights.items()})
         members.append(model_predictor(member, table))
+        members_like = member
     task = tasks[roles.held_out[0]]
     context, rest = split_context(task.seen, 10, generator(1, "evaluation", task.name, 0))
     context = context.join(context.take(torch.zeros(0, dtype=torch.int64)))
-    predict = mix_predictors(members)
+    double_weights = {name: stacked.double() for name, stacked in weights.items()}
+    predict = mix_members(ensemble_predictor(make_ensemble(members_like, double_weights), table))
     double = [part.__class__(*vars(part).values()) for part in (context, rest)]
     for part in double:
         object.__setattr__(part, "share_QO", part.share_QO.double())
@@ -141,7 +149,11 @@ def test_one_expert_predicts_as_it_is(run):
     _config, roles, tasks, *_ = saved(run)
     task = tasks[roles.held_out[0]]
     context, rest = split_context(task.seen, 10, generator(1, "evaluation", task.name, 0))
-    mixed = mix_predictors([uniform])(context, rest.without_shares())
+
+    def alone(shown, asked):
+        return uniform(shown, asked).unsqueeze(0)
+
+    mixed = mix_members(alone)(context, rest.without_shares())
     torch.testing.assert_close(mixed, uniform(context, rest).double())
 
 

@@ -92,10 +92,8 @@ def run_model(export: ExportConfig) -> PreferenceRewardModel:
         content=_bundle_content(content),
     )
     model.network.load_state_dict(load_file(weights))
-    if experts:
-        stacked = load_file(run / "experts" / "model.safetensors")
-        for row, network in enumerate(model.experts):
-            network.load_state_dict({name: own[row] for name, own in stacked.items()})
+    if model.experts is not None:
+        model.experts.load_state_dict(load_file(run / "experts" / "model.safetensors"))
     return model.eval()
 
 

@@ -12,20 +12,24 @@ from torch import Tensor
 
 from plurallm.data.context import Context, Group
 from plurallm.data.embedding.pairs import Pair
+from plurallm.learn.ensemble import decode_members, members, take_member
 from plurallm.learn.mixing import Mixing, fit_mixing, folds, mix
 from plurallm.learn.transformer import Memory, PreferenceTransformer
 from plurallm.reward.cache import Cache
 from plurallm.reward.forecast import Forecast, Query
 
 _TEXTS_KEPT = 16_384
-_CONTEXTS_KEPT = 32
+
+_ENCODED_KEPT = 256
+"""Contexts that are kept, times experts: one of 90 options takes half a megabyte of each."""
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What a context becomes: each expert's encoding, and the experts' weights."""
+    """What a context becomes: whose networks predict, their encodings, and their weights."""
 
-    memories: list[Memory]
+    ensemble: PreferenceTransformer
+    memory: Memory
     mixing: Mixing
     answers: dict[tuple[str, tuple[str, ...]], tuple[float, ...]]
 
@@ -35,8 +39,8 @@ class ExpertReadout:
 
     Parameters
     ----------
-    experts : sequence of PreferenceTransformer
-        The networks; call ``clear`` when their weights change.
+    experts : PreferenceTransformer
+        The networks as an ensemble; call ``clear`` when their weights change.
     owners : sequence of str
         The group of each: asked for by name, it is predicted by its own expert alone.
     embed : callable
@@ -49,7 +53,7 @@ class ExpertReadout:
 
     def __init__(
         self,
-        experts: Sequence[PreferenceTransformer],
+        experts: PreferenceTransformer,
         owners: Sequence[str],
         embed: Callable[[Sequence[Pair], torch.device], Tensor],
         pairs_of: Callable[[str, Sequence[str]], list[Pair]],
@@ -61,7 +65,9 @@ class ExpertReadout:
         self._pairs_of = pairs_of
         self._context_of = context_of
         self.tokens: Cache[Pair, Tensor] = Cache(_TEXTS_KEPT)
-        self._fitted: Cache[tuple[Context, str | None], _Fitted] = Cache(_CONTEXTS_KEPT)
+        self._fitted: Cache[tuple[Context, str | None], _Fitted] = Cache(
+            max(_ENCODED_KEPT // len(owners), 1)
+        )
 
     def clear(self) -> None:
         """Forget all that was computed."""
@@ -126,22 +132,13 @@ class ExpertReadout:
                 places.append((number, slice(start, start + len(pairs[number]))))
                 start += len(pairs[number])
             x_PD = self._embed([pair for number in numbers for pair in pairs[number]])
-            members = self._members(owner)
-            mean_MP = torch.stack(
-                [
-                    _decode(expert, x_PD, memory)
-                    for expert, memory in zip(members, fitted.memories, strict=True)
-                ]
-            )
+            mean_MP = _decode(fitted.ensemble, x_PD, fitted.memory)
             yield fitted, mean_MP, places
 
-    def _members(self, owner: str | None) -> list[PreferenceTransformer]:
-        if owner is None:
-            return list(self._experts)
-        return [self._experts[self._owners.index(owner)]]
-
     def _fit(self, context: Context, owner: str | None) -> _Fitted:
-        members = self._members(owner)
+        ensemble = self._experts
+        if owner is not None:
+            ensemble = take_member(ensemble, self._owners.index(owner))
         x_CD = self._embed(
             [pair for a in context for pair in self._pairs_of(a.question, a.options)]
         )
@@ -149,27 +146,27 @@ class ExpertReadout:
         count_Q = torch.tensor([len(a.options) for a in context])
         mask_QO = torch.arange(int(count_Q.max())) < count_Q.unsqueeze(-1)
         question_C = torch.arange(len(context)).repeat_interleave(count_Q)
-        predicted_MQO = torch.zeros(len(members), *mask_QO.shape, dtype=torch.float64)
+        predicted_MQO = torch.zeros(members(ensemble), *mask_QO.shape, dtype=torch.float64)
         true_QO = torch.zeros(mask_QO.shape, dtype=torch.float64)
         true_QO[mask_QO] = share_C.double().cpu()
         for asked_Q, shown_Q in folds(len(context)) if len(context) > 1 else []:
             asked_C, shown_C = (torch.isin(question_C, part) for part in (asked_Q, shown_Q))
-            for row, expert in enumerate(members):
-                memory = _encode(expert, x_CD[shown_C], share_C[shown_C])
-                mean_QO = torch.full(mask_QO.shape, float("-inf"), dtype=torch.float64)
-                mean_C = torch.full((len(share_C),), float("-inf"), dtype=torch.float64)
-                mean_C[asked_C] = _decode(expert, x_CD[asked_C], memory)
-                mean_QO[mask_QO] = mean_C
-                predicted_MQO[row, asked_Q] = mean_QO[asked_Q].softmax(-1)
+            mean_MC = torch.full((len(predicted_MQO), len(share_C)), float("-inf")).double()
+            memory = _encode(ensemble, x_CD[shown_C], share_C[shown_C])
+            mean_MC[:, asked_C] = _decode(ensemble, x_CD[asked_C], memory)
+            mean_MQO = torch.full_like(predicted_MQO, float("-inf"))
+            mean_MQO[:, mask_QO] = mean_MC
+            predicted_MQO[:, asked_Q] = mean_MQO[:, asked_Q].softmax(-1)
         known = len(context) if len(context) > 1 else 0
         return _Fitted(
-            [_encode(expert, x_CD, share_C) for expert in members],
+            ensemble,
+            _encode(ensemble, x_CD, share_C),
             fit_mixing(predicted_MQO[:, :known], true_QO[:known], mask_QO[:known]),
             {(a.question, a.options): a.shares for a in context},
         )
 
     def _embed(self, pairs: Sequence[Pair]) -> Tensor:
-        device = self._experts[0].first.weight.device
+        device = self._experts.first.weight.device
         distinct = list(dict.fromkeys(pairs))
 
         def compute(new: list[Pair]) -> list[Tensor]:
@@ -179,11 +176,13 @@ class ExpertReadout:
         return torch.stack([found[pair] for pair in pairs])
 
 
-def _encode(expert: PreferenceTransformer, x_CD: Tensor, share_C: Tensor) -> Memory:
-    x_CW = expert.embed(x_CD)
-    return expert.encode(x_CW.unsqueeze(0), share_C.to(x_CW.dtype).unsqueeze(0))
+def _encode(ensemble: PreferenceTransformer, x_CD: Tensor, share_C: Tensor) -> Memory:
+    count = members(ensemble)
+    x_MCW = ensemble.embed(x_CD.expand(count, -1, -1))
+    return ensemble.encode(x_MCW, share_C.to(x_MCW.dtype).expand(count, -1))
 
 
-def _decode(expert: PreferenceTransformer, x_PD: Tensor, memory: Memory) -> Tensor:
-    token_PW = expert.target_tokens(expert.embed(x_PD))
-    return expert.decode(token_PW.unsqueeze(0), memory)[0, :, 0].double().cpu()
+def _decode(ensemble: PreferenceTransformer, x_PD: Tensor, memory: Memory) -> Tensor:
+    x_MPD = x_PD.expand(members(ensemble), -1, -1)
+    token_MPW = ensemble.target_tokens(ensemble.embed(x_MPD))
+    return decode_members(ensemble, token_MPW, memory)[..., 0].double().cpu()

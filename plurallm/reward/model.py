@@ -16,6 +16,7 @@ from plurallm.data.content import check_format
 from plurallm.data.context import Context, Group, context_from_json, context_to_json
 from plurallm.data.embedding.pairs import Pair, question_pairs
 from plurallm.data.survey import Question
+from plurallm.learn.ensemble import make_ensemble
 from plurallm.learn.transformer import PreferenceTransformer
 from plurallm.reward.bundle import check_keys, check_place, embedding_config, model_config, reading
 from plurallm.reward.card import model_card
@@ -102,14 +103,18 @@ class PreferenceRewardModel(
         network_type = getattr(torch, precision)
         self.network = network.to(network_type)
         self.expert_groups = tuple(experts)
-        experts_of = [
-            PreferenceTransformer(embedding_width, self.sizes, seed=0).to(network_type)
-            for _ in self.expert_groups
-        ]
-        self.experts = nn.ModuleList(experts_of)
-        self._mixture = ExpertReadout(
-            experts_of, self.expert_groups, embed, self.pairs_of, self.context_of
-        )
+        self.experts: PreferenceTransformer | None = None
+        self._mixture: ExpertReadout | None = None
+        if self.expert_groups:
+            rows = len(self.expert_groups)
+            named = self.network.named_parameters()
+            # All experts as one network: what is asked goes through them in one pass.
+            self.experts = make_ensemble(
+                self.network, {name: own.new_zeros(rows, *own.shape) for name, own in named}
+            )
+            self._mixture = ExpertReadout(
+                self.experts, self.expert_groups, embed, self.pairs_of, self.context_of
+            )
         self._readout = Readout(self.network, embed, self.pairs_of, self.context_of)
 
     @property
@@ -185,7 +190,7 @@ class PreferenceRewardModel(
             For an unknown group, or a question without two different options.
         """
         distinct = list(dict.fromkeys(queries))
-        if self.expert_groups:
+        if self._mixture is not None:
             found = dict(zip(distinct, self._mixture.forecasts(distinct), strict=True))
             return [found[query] for query in queries]
         means = self._readout.means(
@@ -216,7 +221,7 @@ class PreferenceRewardModel(
         list of float
             Any real numbers.
         """
-        if self.expert_groups:
+        if self._mixture is not None:
             return self._mixture.raw_means(pairs, groups)
         means = self._readout.means([[pair] for pair in pairs], groups)
         return [mean_P.item() for mean_P, _ in means]
@@ -224,19 +229,22 @@ class PreferenceRewardModel(
     @property
     def texts_embedded(self) -> tuple[int, int]:
         """How many texts were found in the cache, and how many had to be embedded."""
-        tokens = self._mixture.tokens if self.expert_groups else self._readout.tokens
+        tokens = (self._mixture or self._readout).tokens
         return tokens.hits, tokens.misses
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights; what was computed with the old ones is forgotten."""
-        self._readout.clear()
-        self._mixture.clear()
+        self._forget()
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._readout.clear()  # to another device or type
-        self._mixture.clear()
+        self._forget()  # to another device or type
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _forget(self) -> None:
+        self._readout.clear()
+        if self._mixture is not None:
+            self._mixture.clear()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the model card: what the bundle holds, where it comes from, how it scored."""
