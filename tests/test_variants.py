@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,16 @@ import venv
 from pathlib import Path
 
 import pytest
+import yaml
+from tiny import TINY
 
-from plurallm.config.compose import load_config
+from plurallm.config.compose import load_config, without_folder
 from plurallm.config.error import ConfigError
-from plurallm.config.overrides import config_directory
+from plurallm.config.overrides import absolute_overrides, config_directory
 from plurallm.config.schema import KINDS
 from plurallm.evaluate.baseline import BASELINES
 from plurallm.results.report.names import arm_explanation, arm_label
+from plurallm.results.run import selection_score
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLE = PROJECT / "tests" / "example_variants"
@@ -93,7 +97,7 @@ def installed(tmp_path_factory):
 
 def run(python, folder, *arguments):
     code = "import sys; from plurallm.cli import main; sys.argv[0] = 'plurallm'; main()"
-    environment = os.environ | {"PYTHONPATH": ""}
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     return subprocess.run(
         [python, "-c", code, *arguments],
         cwd=folder,
@@ -106,17 +110,19 @@ def run(python, folder, *arguments):
 OTHERS = ("strategy=root_mean", "strategy.power=0.25", "training=brier", "embedding=lengths")
 
 
-@pytest.mark.slow
 def test_a_package_from_outside_brings_one_variant_of_each_kind(installed, tmp_path):
-    quick = ("experiment=quick", "federation.rounds=2", "threads=1")
-    done = run(installed, tmp_path, "train", *quick, *OTHERS, "output_dir=run")
+    own = [text for text in TINY if not text.startswith("embedding")]
+    small = (*own, "federation.rounds=1", "threads=1")
+    done = run(installed, tmp_path, "train", *small, *OTHERS, "output_dir=run")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert "first_option" in summary["baselines"]
-    arms = "compare.arms=[first_option,uniform]"
-    done = run(installed, tmp_path, "compare", *quick, arms, "compare.seeds=[1]", "output_dir=both")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["strategy"] == {"name": "root_mean", "power": 0.25}
+    assert (config["training"]["loss"], config["embedding"]["width"]) == ("brier", 16)
+    done = run(installed, tmp_path, "report", "run")
     assert done.returncode == 0, done.stderr
-    assert "first option" in (tmp_path / "both" / "report.html").read_text()
+    assert "first option" in (tmp_path / "run" / "report.html").read_text()
     done = run(installed, tmp_path, "train", *OTHERS, "strategy.power=1.5")
     assert "strategy.power must be at least 0, below 1, but is 1.5" in done.stderr
     # Here, where it is not installed, nothing of it is known.
@@ -124,3 +130,65 @@ def test_a_package_from_outside_brings_one_variant_of_each_kind(installed, tmp_p
         load_config(OTHERS, None)
     with pytest.raises(ConfigError, match=r"baseline.name must be one of .*'first_option'"):
         arm_label("first_option")
+
+
+def test_the_guide_shows_the_example_as_it_is():
+    guide = (PROJECT / "CONTRIBUTING.md").read_text()
+    shown = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", guide, re.DOTALL)
+    assert len(shown) == 5
+    for name, text in shown:
+        assert text == (EXAMPLE / "example_variants" / name).read_text(), name
+
+
+# Folders and sweeps of the user's own
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder of config groups."""
+    for name, text in {
+        "strategy/mine": "defaults:\n  - term\n  - _self_\ntilt: 3.5\n",
+        "experiment/small": "# @package _global_\ndefaults:\n  - override /strategy: mine\n"
+        "  - override /training: paper\nfederation:\n  rounds: 7\n",
+    }.items():
+        file = tmp_path / "mine" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path / "mine"
+
+
+def test_a_folder_of_the_users_own_becomes_overrides_of_ours(mine):
+    poison = ["attack=scaled", "attack.groups=['a, b',c]", "data=custom", "data.path='/x y.csv'"]
+    plain = without_folder(["experiment=small", "seed=5", *poison], mine)
+    config = load_config(plain, None)
+    assert (config.strategy.name, config.strategy.tilt) == ("term", 3.5)
+    assert (config.training.loss, config.training.learning_rate) == ("gaussian", 3e-4)
+    assert (config.federation.rounds, config.seed, config.data.path) == (7, 5, "/x y.csv")
+    assert config.attack.groups == ["a, b", "c"]
+    with pytest.raises(ConfigError, match=r"Could not find 'strategy/mein'.*mine"):
+        without_folder(["strategy=mein"], mine)
+    with pytest.raises(ConfigError, match=r"--config-dir=.*nowhere is no folder"):
+        without_folder([], mine / "nowhere")
+
+
+def test_a_run_and_its_resumption_need_the_folder_once(mine, tmp_path):
+    small = (*TINY, "federation.rounds=1", "threads=1")
+    folder = ("--config-dir", str(mine))
+    done = run(sys.executable, tmp_path, "train", *folder, "strategy=mine", *small, "output_dir=a")
+    assert done.returncode == 0, done.stderr
+    again = absolute_overrides([f"resume={tmp_path}/a"], None)
+    assert load_config(again, None).strategy.tilt == 3.5
+
+
+def test_a_sweep_has_its_folder_and_jobs_return_their_scores(tmp_path):
+    small = (*TINY, "federation.rounds=1", "threads=1", "seed=1,2")
+    done = run(sys.executable, tmp_path, "train", "-m", *small, "hydra.sweep.dir=both")
+    assert done.returncode == 0, done.stderr
+    for number in ("0", "1"):
+        summary = json.loads((tmp_path / "both" / number / "summary.json").read_text())
+        cell = "train_groups.unseen_questions"
+        score = selection_score(tmp_path / "both" / number)
+        assert score == summary["cells"][cell]["alignment"]
+    done = run(sys.executable, tmp_path, "train", "hydra.sweep.dir=both")
+    assert done.returncode == 2
+    assert "Hydra's own settings have a meaning with -m alone" in done.stderr
