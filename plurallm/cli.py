@@ -1,4 +1,7 @@
-"""The ``plurallm`` command: each verb a few lines over Hydra."""
+"""The ``plurallm`` command: each verb a few lines over Hydra.
+
+A verb checks the configuration before it imports what works: a mistake is told at once.
+"""
 
 import logging
 import os
@@ -14,12 +17,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.logging import RichHandler
 
-from plurallm.config.compose import load_config, load_tool_config
+from plurallm.config.compose import load_config, load_tool_config, without_folder
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import absolute_overrides, config_directory, hydra_quote
 from plurallm.config.schema import WandbTracking
 from plurallm.config.services import ExportConfig, ServeConfig
-from plurallm.record.run_folder import new_run_folder
 
 USAGE = """usage: plurallm VERB [overrides]
 
@@ -45,7 +47,8 @@ of a deployment (docs/deployment.md), each with its own --help:
   node FOLDER        run a data holder's node; make its key; check its survey
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
-`plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other.
+`plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other,
+`--config-dir DIR` takes files of your own beside conf/: strategy=mine is DIR/strategy/mine.yaml.
 """
 
 
@@ -74,44 +77,52 @@ def main() -> None:
         arguments.remove("--json")
     if arguments[0] in PATH_VERBS:
         arguments[1:] = _name_path(arguments[0], arguments[1:])
+    folder, arguments[1:] = _config_dir(arguments[1:])
     flags = [argument for argument in arguments[1:] if argument.startswith("-")]
     if not flags:
-        _report_errors(verb, arguments[1:])
+        _report_errors(verb, arguments[1:], folder)
         return
     # Hydra's own: -m, --help, --cfg job, ... It wants -m before the overrides.
     multirun = [flag for flag in flags if flag in ("-m", "--multirun")]
     rest = [argument for argument in arguments[1:] if argument not in multirun]
-    sys.argv = [f"plurallm {arguments[0]}", *multirun[:1], *rest]
+    own = [] if folder is None else ["--config-dir", str(folder)]
+    sys.argv = [f"plurallm {arguments[0]}", *multirun[:1], *own, *rest]
 
-    def job(_: DictConfig) -> None:
-        overrides = list(HydraConfig.get().overrides.task)
+    def job(_: DictConfig) -> object:
+        overrides = [*HydraConfig.get().overrides.task, *_sweep_folder()]
         print(f"\n{' '.join(overrides)}")
-        _report_errors(verb, overrides)
+        return _report_errors(verb, overrides, folder)
 
     hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")(job)()
 
 
-def train(overrides: Sequence[str]) -> None:
-    """Train in this process and print the result."""
+def train(overrides: Sequence[str]) -> float:
+    """Train in this process, print the result, and give the score that choices are made by."""
+    load_config(overrides, None)
+
     from plurallm.federate.in_process import run_here
     from plurallm.results.report.tables import print_result
+    from plurallm.results.run import selection_score
 
     folder = run_here(overrides)
     print_result(folder)
     print(f"\nThe run's folder: {folder}")
+    return selection_score(folder)
 
 
 def compare(overrides: Sequence[str]) -> None:
     """Run what is missing of a comparison, and report it."""
+    config = load_config(overrides, None)
+    if config.resume is not None:
+        raise ConfigError("a comparison goes on by itself: give its output_dir again, not resume")
+
+    from plurallm.record.run_folder import new_run_folder
     from plurallm.record.wandb_tracker import log_tables
     from plurallm.results.compare.run_comparison import compare_here, tables_config
     from plurallm.results.report.csv_export import tidy
     from plurallm.results.report.figures import pictures
     from plurallm.results.report.report_folder import report_folder
 
-    config = load_config(overrides, None)
-    if config.resume is not None:
-        raise ConfigError("a comparison goes on by itself: give its output_dir again, not resume")
     folder = Path(config.output_dir or new_run_folder(Path.cwd() / "outputs", "compare-"))
     failure = compare_here(overrides, folder)
     results = report_folder(folder)
@@ -125,23 +136,25 @@ def compare(overrides: Sequence[str]) -> None:
 
 def report(overrides: Sequence[str]) -> None:
     """Print the tables of a run or a comparison, and write its report."""
-    from plurallm.results.report.report_folder import report_folder
-
     folder = load_config(overrides, None).output_dir
     if folder is None or len(overrides) != 1:
         raise ConfigError("plurallm report takes the folder of a run or a comparison, and no more")
+
+    from plurallm.results.report.report_folder import report_folder
+
     report_folder(Path(folder))
     print(f"\nThe report: {folder}/report.html")
 
 
 def embed(overrides: Sequence[str]) -> None:
     """Make the embedding table of a survey, and print its size and speed."""
+    config = load_config(overrides, None)
+
     from plurallm.config.directories import cache_directory
     from plurallm.data.embedding.pairs import distinct_pairs
     from plurallm.data.embedding.table import table_path
     from plurallm.data.tasks import load_survey, survey_table
 
-    config = load_config(overrides, None)
     survey = load_survey(config.data)
     pairs = list(distinct_pairs(survey, config.embedding))
     path = table_path(pairs, config.embedding, cache_directory(config))
@@ -160,7 +173,7 @@ def embed(overrides: Sequence[str]) -> None:
 
 def texts(overrides: Sequence[str]) -> None:
     """Write the texts of a survey that embedding=table looks up."""
-    from plurallm.data.embedding.lookup import write_texts
+    from plurallm.data.embedders.lookup import write_texts
     from plurallm.data.embedding.pairs import distinct_pairs
     from plurallm.data.tasks import load_survey
 
@@ -176,26 +189,31 @@ def texts(overrides: Sequence[str]) -> None:
 
 def check_data(overrides: Sequence[str]) -> None:
     """Say what is in a survey file."""
+    config = load_config(overrides, None)
+
     from plurallm.data.inspection import print_inspection
     from plurallm.results.report.tables import wide_console
 
-    print_inspection(load_config(overrides, None), wide_console())
+    print_inspection(config, wide_console())
 
 
 def check_data_json(overrides: Sequence[str]) -> None:
     """Say what is in a survey file, as JSON."""
+    config = load_config(overrides, None)
+
     import json
 
     from plurallm.data.survey_facts import survey_facts
 
-    print(json.dumps(survey_facts(load_config(overrides, None)), ensure_ascii=False, indent=1))
+    print(json.dumps(survey_facts(config), ensure_ascii=False, indent=1))
 
 
 def export(overrides: Sequence[str]) -> None:
     """Write a run's model as a reward bundle."""
+    config = load_tool_config("export", overrides, ExportConfig)
+
     from plurallm.reward.export import export_bundle
 
-    config = load_tool_config("export", overrides, ExportConfig)
     model = export_bundle(config)
     released = ", ".join(model.groups) or "no group's"
     print(f"The reward bundle: {config.folder}, with the context of {released}")
@@ -217,9 +235,11 @@ def import_survey(arguments: Sequence[str]) -> None:
 
 def serve(overrides: Sequence[str]) -> None:
     """Answer HTTP requests with a reward bundle until SIGINT or SIGTERM."""
+    config = load_tool_config("serve", overrides, ServeConfig)
+
     from plurallm.reward.http.server import run_server
 
-    run_server(load_tool_config("serve", overrides, ServeConfig))
+    run_server(config)
 
 
 PROGRAMS = {
@@ -242,7 +262,7 @@ TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
 }
 """Verbs with a file of their own in ``conf/``, and its keys that may stand without a name."""
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+VERBS: dict[str, Callable[[Sequence[str]], object]] = {
     "train": train,
     "embed": embed,
     "texts": texts,
@@ -283,7 +303,34 @@ def _name_path(verb: str, arguments: list[str]) -> list[str]:
     return [*(own for own in unsaid if own.partition("=")[0] not in said), *arguments]
 
 
-def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[str]) -> None:
+def _config_dir(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Take Hydra's --config-dir out of the arguments: a folder of the user's own files."""
+    rest, folder = [], None
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folder = Path(value if equals else next(words, "")).expanduser().absolute()
+        else:
+            rest.append(word)
+    return folder, rest
+
+
+def _sweep_folder() -> list[str]:
+    """With -m and hydra.sweep.dir=..., where this run's folder is: one for each job."""
+    own = HydraConfig.get()
+    given = any(text.startswith("hydra.sweep.") for text in own.overrides.hydra)
+    if not given or any(text.startswith("output_dir=") for text in own.overrides.task):
+        return []
+    subdir = str(own.job.num) if own.sweep.subdir == "." else own.sweep.subdir
+    return [f"output_dir={hydra_quote(str(Path(own.sweep.dir, subdir).absolute()))}"]
+
+
+def _report_errors(
+    verb: Callable[[Sequence[str]], object],
+    overrides: Sequence[str],
+    config_dir: Path | None = None,
+) -> object:
     """Run a verb; an error that the user can mend becomes one line."""
     logging.basicConfig(
         level=logging.INFO,
@@ -291,7 +338,12 @@ def _report_errors(verb: Callable[[Sequence[str]], None], overrides: Sequence[st
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=False)],
     )
     try:
-        verb(overrides if verb in PARSED.values() else absolute_overrides(overrides, Path.cwd()))
+        if verb in PARSED.values():
+            return verb(overrides)
+        overrides = absolute_overrides(overrides, Path.cwd())
+        if config_dir is not None:
+            overrides = absolute_overrides(without_folder(overrides, config_dir), Path.cwd())
+        return verb(overrides)
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except RuntimeError as error:

@@ -27,8 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from plurallm.config.learning import TableEmbedding
-from plurallm.data.embedding.lookup import write_vectors
+from plurallm.data.embedders.lookup import TableEmbedding, write_vectors
 from plurallm.data.embedding.pairs import Pair, question_pairs
 from plurallm.data.survey import Question
 

@@ -33,7 +33,8 @@ from plurallm.data.preferences import Preferences
 from plurallm.data.roles import assign_roles, count_seen
 from plurallm.data.survey import Survey
 from plurallm.data.tasks import group_tasks, load_survey, survey_table
-from plurallm.evaluate.baselines.scoring import ORACLES, baseline_predictors
+from plurallm.evaluate.baseline import BASELINES
+from plurallm.evaluate.baselines.scoring import baseline_predictors
 from plurallm.evaluate.scores import Predictor, ScoredDraw, predict_draws
 from plurallm.reward import PreferenceRewardModel, Query, survey_context
 from plurallm.reward.export import export_bundle
@@ -107,7 +108,12 @@ def accuracy_table(predictors: Mapping[str, Mapping[str, list[ScoredDraw]]]) -> 
                 true_QO, mask_QO = target.share_QO[row_Q], target.mask_QO[row_Q]
                 for least in _NAMES:
                     right[cell, least].append(pairs_right(true_QO, share_QO[row_Q], mask_QO, least))
-        marks = {cell: " *" if name in ORACLES and cell == CELLS[1] else "" for cell in CELLS}
+        marks = {
+            cell: " *"
+            if name in BASELINES.names and BASELINES.find(name).oracle and cell == CELLS[1]
+            else ""
+            for cell in CELLS
+        }
         table.add_row(name, *(f"{fmean(right[c, n]):.3f}{marks[c]}" for c, n in columns))
     return table
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from plurallm.config.learning import HashingEmbedding
-from plurallm.data.embedding.hashing import hash_texts
+from plurallm.data.embedders.hashing import HashingEmbedding
 from plurallm.data.embedding.pairs import distinct_pairs
 from plurallm.data.embedding.table import embedding_table
 from plurallm.data.survey import Question, Survey
@@ -60,28 +59,28 @@ def test_rows_are_the_distinct_pairs_in_the_surveys_order() -> None:
 
 
 def test_vectors_are_deterministic_and_each_its_pairs_own() -> None:
-    table_RD = hash_texts(PAIRS, HASHING)
+    table_RD = HASHING.embed(PAIRS, "cpu", None)
     assert table_RD.dtype == np.float32
     assert table_RD.shape == (len(PAIRS), 512)
-    assert np.array_equal(hash_texts(PAIRS, HASHING), table_RD)
-    backwards_RD = hash_texts(PAIRS[::-1], HASHING)
+    assert np.array_equal(HASHING.embed(PAIRS, "cpu", None), table_RD)
+    backwards_RD = HASHING.embed(PAIRS[::-1], "cpu", None)
     assert np.array_equal(backwards_RD[::-1], table_RD)
     for row, pair in enumerate(PAIRS):
-        assert np.array_equal(hash_texts([pair], HASHING)[0], table_RD[row])
+        assert np.array_equal(HASHING.embed([pair], "cpu", None)[0], table_RD[row])
     assert len(np.unique(table_RD, axis=0)) == len(PAIRS)
 
 
 def test_a_text_gives_the_same_vector_in_a_long_list() -> None:
     many = [(f"Question number {number}?", f"Answer {number}") for number in range(5000)]
-    table_RD = hash_texts(many, HashingEmbedding("hashing", 16))
+    table_RD = HashingEmbedding("hashing", 16).embed(many, "cpu", None)
     for row in (0, 2047, 2048, 4096, 4999):
-        alone_RD = hash_texts([many[row]], HashingEmbedding("hashing", 16))
+        alone_RD = HashingEmbedding("hashing", 16).embed([many[row]], "cpu", None)
         assert np.array_equal(alone_RD[0], table_RD[row])
 
 
 def test_known_vectors_stay() -> None:
     # A trained model reads vectors as it learned them. A change of them needs another _VERSION.
-    table_RD = hash_texts([("Do you agree?", "Yes")], HashingEmbedding("hashing", 8))
+    table_RD = HashingEmbedding("hashing", 8).embed([("Do you agree?", "Yes")], "cpu", None)
     assert table_RD[0].tolist() == pytest.approx(KNOWN, abs=1e-6)
 
 
@@ -89,27 +88,27 @@ KNOWN = [0.632456, 1.234427, 0.308607, 1.882124, 0.0, 0.632456, -2.679125, 0.0]
 
 
 def test_the_mean_square_of_a_row_is_about_1() -> None:
-    square_R = (hash_texts(PAIRS[:5], HASHING) ** 2).mean(1)
+    square_R = (HASHING.embed(PAIRS[:5], "cpu", None) ** 2).mean(1)
     assert square_R.mean() == pytest.approx(1, abs=0.1)
     assert square_R.min() > 0.7
     assert square_R.max() < 1.3
 
 
 def test_similar_texts_lie_nearer_than_others() -> None:
-    table_RD = hash_texts(PAIRS, HASHING)
+    table_RD = HASHING.embed(PAIRS, "cpu", None)
     table_RD /= np.linalg.norm(table_RD, axis=1, keepdims=True)
     likeness_RR = table_RD @ table_RD.T
     reworded, other = likeness_RR[0, 2], likeness_RR[0, 3]
     assert reworded > other + 0.3
     inflected, unlike = (
-        np.corrcoef(hash_texts([("Immigration?", "x"), (text, "x")], HASHING)[:, :256])[0, 1]
+        np.corrcoef(HASHING.embed([("Immigration?", "x"), (text, "x")], "cpu", None)[:, :256])[0, 1]
         for text in ("Immigrants?", "Wealth?")
     )
     assert inflected > unlike + 0.2
 
 
 def test_question_and_option_have_a_half_each() -> None:
-    table_RD = hash_texts(PAIRS, HASHING)
+    table_RD = HASHING.embed(PAIRS, "cpu", None)
     assert np.array_equal(table_RD[0, :256], table_RD[1, :256])  # one question
     assert not np.array_equal(table_RD[0, 256:], table_RD[1, 256:])
     assert np.array_equal(table_RD[0, 256:], table_RD[2, 256:])  # one option
@@ -127,7 +126,7 @@ def test_the_table_is_computed_once_and_read_back_bitwise(
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == (written.st_mtime_ns, written.st_ino)
     assert first_RD.dtype == torch.float32
     assert torch.equal(first_RD, second_RD)
-    assert np.array_equal(first_RD.numpy(), hash_texts(PAIRS, HASHING))
+    assert np.array_equal(first_RD.numpy(), HASHING.embed(PAIRS, "cpu", None))
     assert not list(file.parent.glob("*.part"))
 
 
@@ -160,7 +159,9 @@ def test_other_texts_or_another_width_have_another_table(
     embedding_table(PAIRS, HASHING, tmp_path)
     table_RD = embedding_table(pairs, HashingEmbedding("hashing", width), tmp_path)
     assert len(tables(tmp_path)) == 2
-    assert np.array_equal(table_RD.numpy(), hash_texts(pairs, HashingEmbedding("hashing", width)))
+    assert np.array_equal(
+        table_RD.numpy(), HashingEmbedding("hashing", width).embed(pairs, "cpu", None)
+    )
 
 
 def cut(file: Path) -> None:
@@ -203,7 +204,7 @@ OTHER_PROCESS = """
 import logging, sys, time
 from pathlib import Path
 import sklearn.feature_extraction.text
-from plurallm.config.learning import HashingEmbedding
+from plurallm.data.embedders.hashing import HashingEmbedding
 from plurallm.data.embedding.table import embedding_table
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 folder = Path(sys.argv[1])

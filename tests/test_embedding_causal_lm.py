@@ -25,9 +25,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plurallm.config.learning import CausalLMEmbedding
+from plurallm.data.embedders.causal_lm import CausalLMEmbedding
 from plurallm.data.embedding import batches
-from plurallm.data.embedding.causal_lm import mean_over_tokens, mean_states
+from plurallm.data.embedding.beginnings import mean_over_tokens, mean_states
 from plurallm.data.embedding.models import causal_lm
 from plurallm.data.embedding.pairs import question_pairs
 from plurallm.data.embedding.prompts import prompt_text
@@ -303,7 +303,7 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
 
         return counted
 
-    where = "plurallm.data.embedding.causal_lm.mean_states"
+    where = "plurallm.data.embedding.beginnings.mean_states"
     cache = tmp_path / "cache"
     for count in (3, 5):  # interrupted twice, the second time after two more batches
         monkeypatch.setattr(where, stop_after(count))

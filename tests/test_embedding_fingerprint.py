@@ -14,10 +14,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plurallm.config.learning import SentenceTransformerEmbedding, TableEmbedding
+from plurallm.data.embedders.lookup import TableEmbedding, write_vectors
+from plurallm.data.embedders.sentences import SentenceTransformerEmbedding
 from plurallm.data.embedding import fingerprint as fingerprints
 from plurallm.data.embedding.fingerprint import embedder_fingerprint, model_files
-from plurallm.data.embedding.lookup import write_vectors
 from plurallm.data.embedding.models import release_models
 from plurallm.data.embedding.table import embed_pairs, embedding_table, table_path
 

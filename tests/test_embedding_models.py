@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from plurallm.config.learning import MiniLMEmbedding, SentenceTransformerEmbedding
+from plurallm.data.embedders.sentences import MiniLMEmbedding, SentenceTransformerEmbedding
 from plurallm.data.embedding.models import minilm_folder
 from plurallm.data.embedding.table import embed_pairs, embedding_table
 

@@ -21,9 +21,8 @@ import pytest
 
 from plurallm.cli import main
 from plurallm.config.compose import load_config
-from plurallm.config.learning import TableEmbedding
 from plurallm.config.overrides import absolute_overrides
-from plurallm.data.embedding.lookup import write_vectors
+from plurallm.data.embedders.lookup import TableEmbedding, write_vectors
 from plurallm.data.embedding.pairs import distinct_pairs
 from plurallm.data.embedding.table import embed_pairs, embedding_table
 from plurallm.data.survey import Question, Survey

@@ -13,6 +13,7 @@ import pytest
 from plurallm.config.compose import load_config
 from plurallm.config.digest import config_dict
 from plurallm.config.error import ConfigError
+from plurallm.evaluate.baseline import BASELINES
 from plurallm.results.compare.convergence import convergence
 from plurallm.results.compare.over_seeds import over_seeds
 from plurallm.results.compare.verdicts import verdicts
@@ -28,7 +29,7 @@ from plurallm.results.report.comparison import (
 from plurallm.results.report.csv_export import tidy, write_tables
 from plurallm.results.report.figures import curve_charts, group_charts
 from plurallm.results.report.images import inline_svg
-from plurallm.results.report.names import ARMS, TRAINED, cell_label, mean_std, number
+from plurallm.results.report.names import TRAINED, cell_label, mean_std, number
 from plurallm.results.report.page import changed_configuration, readable_command
 from plurallm.results.report.report_folder import report_folder
 from plurallm.results.report.tables import wide_console
@@ -390,7 +391,7 @@ def test_colours_stand_out_from_the_page(scheme: int) -> None:
 
 
 def test_no_two_arms_look_alike() -> None:
-    names = [*(set(TRAINED | ARMS) - {"model"}), *(f"seed={n}" for n in range(5))]
+    names = [*({*TRAINED, *BASELINES.names} - {"model"}), *(f"seed={n}" for n in range(5))]
     drawn = styles(names)
     assert len({style.marker for style in drawn.values()}) == len(names)
     assert len({(style.colour, style.dash) for style in drawn.values()}) == len(names)

@@ -19,7 +19,6 @@ from plurallm.config.compose import load_tool_config, typed_config
 from plurallm.config.randomness import generator
 from plurallm.config.services import ExportConfig
 from plurallm.data.context import read_context, survey_context
-from plurallm.data.embedding.hashing import hash_texts
 from plurallm.data.non_answers import is_non_answer
 from plurallm.data.preferences import split_context
 from plurallm.data.tasks import group_tasks, load_survey, survey_table
@@ -92,9 +91,9 @@ def test_a_batch_equals_the_slow_obvious_way_one_by_one(model):
         targets = [(query.question, option) for option in query.options]
         with torch.no_grad():
             output = plain(
-                torch.from_numpy(hash_texts(pairs, model.embedding)),
+                torch.from_numpy(model.embedding.embed(pairs, "cpu", None)),
                 share_P,
-                torch.from_numpy(hash_texts(targets, model.embedding)),
+                torch.from_numpy(model.embedding.embed(targets, "cpu", None)),
             )
         assert forecast.shares == pytest.approx(output[:, 0].softmax(0).tolist(), abs=1e-5)
 
@@ -127,7 +126,7 @@ def test_texts_are_embedded_once_and_contexts_encoded_once(model, monkeypatch):
 
     def counted(pairs, config, device):
         embedded.extend(pairs)
-        return hash_texts(pairs, config)
+        return config.embed(pairs, "cpu", None)
 
     monkeypatch.setattr("plurallm.reward.embedder.embed_pairs", counted)
     first = model.predict_batch(all_queries() * 3)

@@ -14,8 +14,8 @@ from plurallm.config.compose import load_config
 from plurallm.config.error import ConfigError
 from plurallm.data.roles import Roles
 from plurallm.federate.aggregators.choice import make_aggregator
-from plurallm.federate.aggregators.robust import krum_scores
 from plurallm.federate.replies import Update
+from plurallm.federate.strategies.multikrum import krum_scores
 from plurallm.record.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 GROUPS = tuple("abcdefgh")

@@ -22,7 +22,7 @@ from plurallm.learn.batched import groups_in_memory, train_groups, train_groups_
 from plurallm.learn.draws import batches, draw_round, round_questions
 from plurallm.learn.episodes import round_batches, round_episodes
 from plurallm.learn.local import learning_rate, received_distance, train_group
-from plurallm.learn.losses import LOSSES, episode_loss, predict
+from plurallm.learn.losses import episode_loss, predict
 from plurallm.learn.proximal import Proximal
 from plurallm.learn.transformer import Prediction, PreferenceTransformer
 
@@ -86,7 +86,7 @@ def hand_loss(name, local):
     share = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     episode = replace(episode, point_QO=episode.point_QO[:, :2], share_QO=share, mask_QO=mask)
-    return LOSSES[training.loss](hand_prediction(), episode, training)
+    return training.losses(hand_prediction(), episode)
 
 
 def test_losses_equal_hand_worked_numbers(local):

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from plurallm.config.schema import Config
 
@@ -83,9 +83,7 @@ def with_old_rules(saved: dict[str, Any]) -> dict[str, Any]:
 
 def config_dict(config: Config) -> dict[str, Any]:
     """Plain nested dictionary of a configuration, as ``config.yaml`` holds it."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return asdict(config)
 
 
 def config_digest(config: Config) -> str:

@@ -1,89 +1,77 @@
 """Types of ``conf/embedding``, ``conf/model`` and ``conf/training``."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import require
+from plurallm.config.ranges import SECTION, Count, Positive, Share
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from plurallm.data.embedding.pairs import Pair
+    from plurallm.data.preferences import Episode
+    from plurallm.learn.transformer import Prediction
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class EmbeddingConfig:
     """How a text becomes a vector (``conf/embedding``)."""
 
     name: str
 
+    any_text: ClassVar[bool] = True
+    """Whether it has a vector for every text, not for its own alone."""
 
-@dataclass
-class HashingEmbedding(EmbeddingConfig):
-    """Hashed n-grams."""
+    def place(self) -> Path | None:
+        """File or folder whose content tells the embedder from others; None: its values do.
 
-    width: int
+        Raises
+        ------
+        ValueError
+            When it is not there.
+        """
+        return None
 
-    def __post_init__(self) -> None:
-        require(
-            self.width >= 2 and self.width % 2 == 0, "embedding.width", self.width, "even and >= 2"
-        )
+    def embed(
+        self, pairs: "Sequence[Pair]", device: str, keep: Path | None
+    ) -> "npt.NDArray[np.float32]":
+        """Embed texts, one row each.
 
+        Parameters
+        ----------
+        pairs : sequence of (str, str)
+            Questions and options.
+        device : str
+            Where to compute.
+        keep : Path or None
+            Folder for finished parts of a long computation.
 
-@dataclass
-class MiniLMEmbedding(EmbeddingConfig):
-    """all-MiniLM-L6-v2 from an installed package."""
-
-    parts: str
-    batch_tokens: int
-    device: str | None
-
-    def __post_init__(self) -> None:
-        _require_one_of(self, "parts", ("joint", "separate"))
-        require(self.batch_tokens >= 1, "embedding.batch_tokens", self.batch_tokens, ">= 1")
-
-
-@dataclass
-class SentenceTransformerEmbedding(MiniLMEmbedding):
-    """Any sentence-transformers model."""
-
-    model: str
-
-
-@dataclass
-class CausalLMEmbedding(EmbeddingConfig):
-    """Mean of the last hidden states of any causal language model."""
-
-    model: str
-    list_options: bool
-    template: str
-    dtype: str
-    batch_tokens: int
-    device: str | None
-
-    def __post_init__(self) -> None:
-        _require_one_of(self, "template", ("none", "alpaca", "llama2", "chat"))
-        _require_one_of(self, "dtype", ("float32", "bfloat16", "float16"))
-        require(self.batch_tokens >= 1, "embedding.batch_tokens", self.batch_tokens, ">= 1")
+        Returns
+        -------
+        ndarray of shape (R, D), float32
+            Mean square about 1 in each row.
+        """
+        raise NotImplementedError
 
 
-@dataclass
-class TableEmbedding(EmbeddingConfig):
-    """Vectors out of a file."""
-
-    path: str
-    list_options: bool
-
-
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class ModelConfig:
     """Sizes of the preference transformer (``conf/model``)."""
 
-    width: int
-    embedder_layers: int
-    layers: int
-    heads: int
-    feedforward: int
+    width: Count
+    embedder_layers: Annotated[int, Field(ge=2)]
+    layers: Count
+    heads: Count
+    feedforward: Count
 
     def __post_init__(self) -> None:
-        for key in ("width", "layers", "heads", "feedforward"):
-            require(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), ">= 1")
-        require(self.embedder_layers >= 2, "model.embedder_layers", self.embedder_layers, ">= 2")
         require(
             self.width % self.heads == 0,
             "model.width",
@@ -92,33 +80,19 @@ class ModelConfig:
         )
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class TrainingConfig:
     """Local learning (``conf/training``)."""
 
     loss: str
-    learning_rate: float
-    warmup: float
-    steps_per_round: int
+    learning_rate: Positive
+    warmup: Share
+    steps_per_round: Count
     context_questions: list[int]
     target_questions: list[int]
-    groups_at_once: int | None
+    groups_at_once: Count | None
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.learning_rate < math.inf,
-            "training.learning_rate",
-            self.learning_rate,
-            "> 0 and finite",
-        )
-        require(0 <= self.warmup < 1, "training.warmup", self.warmup, "at least 0 and below 1")
-        require(self.steps_per_round >= 1, "training.steps_per_round", self.steps_per_round, ">= 1")
-        require(
-            self.groups_at_once is None or self.groups_at_once >= 1,
-            "training.groups_at_once",
-            self.groups_at_once,
-            ">= 1 or null",
-        )
         for key in ("context_questions", "target_questions"):
             span = getattr(self, key)
             require(
@@ -128,22 +102,6 @@ class TrainingConfig:
                 "[least, most] with 1 <= least <= most",
             )
 
-
-@dataclass
-class GaussianTraining(TrainingConfig):
-    """Gaussian likelihood."""
-
-    scale_floor: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.scale_floor > 0, "training.scale_floor", self.scale_floor, "> 0")
-
-
-def _require_one_of(config: EmbeddingConfig, key: str, values: tuple[str, ...]) -> None:
-    require(
-        getattr(config, key) in values,
-        f"embedding.{key}",
-        getattr(config, key),
-        f"one of {', '.join(values)}",
-    )
+    def losses(self, prediction: "Prediction", episode: "Episode") -> "Tensor":
+        """Loss of each target question, of shape (..., Q), differentiable."""
+        raise NotImplementedError

@@ -140,6 +140,27 @@ def check_choice(text: str) -> None:
             )
 
 
+def is_ours(text: str) -> bool:
+    """Whether an override chooses no file that ``conf/`` lacks."""
+    group, value = _parse(text)
+    folder = config_directory() / group
+    choices = value if isinstance(value, list) else [value]
+    return not folder.is_dir() or all(
+        choice is None or (folder / f"{choice}.yaml").is_file() for choice in choices
+    )
+
+
+def hydra_value(value: object) -> str:
+    """Write a value of a configuration so that Hydra's override grammar reads it back."""
+    if isinstance(value, str):
+        return hydra_quote(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(hydra_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{hydra_value(own)}" for key, own in value.items()) + "}"
+    return "null" if value is None else str(value).lower()
+
+
 def hydra_quote(value: str) -> str:
     """Quote a text so that Hydra's override grammar reads it back unchanged."""
     # Backslashes count only before a quote, of which the closing one is the last.

@@ -1,25 +1,17 @@
 """The whole configuration: every key, its type and its range.
 
-Each field is documented where its value stands, in ``conf/``. The classes are not frozen because
-OmegaConf refuses frozen ones; nothing writes to a composed configuration.
+Each field is documented where its value stands, in ``conf/``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import ConfigError, require
 from plurallm.config.federation import FederationConfig
-from plurallm.config.learning import (
-    CausalLMEmbedding,
-    EmbeddingConfig,
-    GaussianTraining,
-    HashingEmbedding,
-    MiniLMEmbedding,
-    ModelConfig,
-    SentenceTransformerEmbedding,
-    TableEmbedding,
-    TrainingConfig,
-)
+from plurallm.config.learning import EmbeddingConfig, ModelConfig, TrainingConfig
 from plurallm.config.protection import (
     ATTACKS,
     PERSONAL,
@@ -30,7 +22,8 @@ from plurallm.config.protection import (
     RespondentPrivacy,
     check_together,
 )
-from plurallm.config.strategies import STRATEGIES, StrategyConfig
+from plurallm.config.ranges import SECTION, Count, Natural, Text
+from plurallm.config.strategies import StrategyConfig
 from plurallm.config.surveys import (
     CustomData,
     DataConfig,
@@ -39,72 +32,52 @@ from plurallm.config.surveys import (
     RespondentData,
     SyntheticData,
 )
+from plurallm.config.variants import Kind
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class EvaluationConfig:
     """Scoring (``conf/evaluation``)."""
 
-    every: int
-    context_questions: int
-    draws: int
-    near_copy: float
-
-    def __post_init__(self) -> None:
-        for key in ("every", "context_questions", "draws"):
-            require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
-        require(
-            0 < self.near_copy <= 1,
-            "evaluation.near_copy",
-            self.near_copy,
-            "above 0 and at most 1",
-        )
+    every: Count
+    context_questions: Count
+    draws: Count
+    near_copy: Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class TrackingConfig:
     """Where results go (``conf/tracking``)."""
 
     name: str
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class WandbTracking(TrackingConfig):
     """Weights & Biases."""
 
-    project: str
-    entity: str | None
-    group: str | None
-    job_type: str | None
-    mode: str
-
-    def __post_init__(self) -> None:
-        require(
-            self.mode in ("auto", "online", "offline"),
-            "tracking.mode",
-            self.mode,
-            "'auto', 'online' or 'offline'",
-        )
+    project: Text
+    entity: Text | None
+    group: Text | None
+    job_type: Text | None
+    mode: Literal["auto", "online", "offline"]
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class CompareConfig:
     """What ``plurallm compare`` compares (``conf/compare``)."""
 
-    arms: list[str]
-    seeds: list[int]
-    jobs: int | None
+    arms: Annotated[list[Text], Field(min_length=1)]
+    seeds: Annotated[list[Natural], Field(min_length=1)]
+    jobs: Count | None
 
     def __post_init__(self) -> None:
         for key in ("arms", "seeds"):
             values = getattr(self, key)
-            require(bool(values), f"compare.{key}", values, "a list that is not empty")
             require(len(set(values)) == len(values), f"compare.{key}", values, "without repetition")
-        require(min(self.seeds) >= 0, "compare.seeds", self.seeds, ">= 0")
-        require(self.jobs is None or self.jobs >= 1, "compare.jobs", self.jobs, ">= 1 or null")
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class Config:
     """A whole run's configuration."""
 
@@ -120,24 +93,16 @@ class Config:
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     compare: CompareConfig
-    seed: int
-    device: str
-    threads: int | None
-    precision: str
-    output_dir: str | None
-    cache_dir: str | None
-    state_dir: str | None
-    resume: str | None
+    seed: Natural
+    device: Text
+    threads: Count | None
+    precision: Literal["float32", "float64"]
+    output_dir: Text | None
+    cache_dir: Text | None
+    state_dir: Text | None
+    resume: Text | None
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed", self.seed, ">= 0")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, ">= 1 or null")
-        require(
-            self.precision in ("float32", "float64"),
-            "precision",
-            self.precision,
-            "'float32' or 'float64'",
-        )
         check_together(self.strategy, self.privacy)
         if isinstance(self.data, RespondentData) and isinstance(self.privacy, RespondentPrivacy):
             check_one_count(self.data)
@@ -180,28 +145,22 @@ VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
             "respondents": RespondentData,
         },
     ),
-    "embedding": (
-        "name",
-        {
-            "hashing": HashingEmbedding,
-            "minilm": MiniLMEmbedding,
-            "sentence_transformer": SentenceTransformerEmbedding,
-            "causal_lm": CausalLMEmbedding,
-            "table": TableEmbedding,
-        },
-    ),
-    "training": (
-        "loss",
-        {
-            "cross_entropy": TrainingConfig,
-            "jensen_shannon": TrainingConfig,
-            "gaussian": GaussianTraining,
-        },
-    ),
-    "strategy": ("name", STRATEGIES),
     "privacy": ("name", PRIVACY),
     "personal": ("name", PERSONAL),
     "attack": ("name", ATTACKS),
     "tracking": ("name", {"jsonl": TrackingConfig, "wandb": WandbTracking}),
 }
 """The variants of a config group: which field tells them apart, and the type of each."""
+
+KINDS: dict[str, Kind[Any]] = {
+    "embedding": Kind(
+        EmbeddingConfig, "embedding", "name", "plurallm.data.embedders", "plurallm.embeddings"
+    ),
+    "training": Kind(
+        TrainingConfig, "training", "loss", "plurallm.learn.objectives", "plurallm.losses"
+    ),
+    "strategy": Kind(
+        StrategyConfig, "strategy", "name", "plurallm.federate.strategies", "plurallm.strategies"
+    ),
+}
+"""Config groups that other packages can add to."""

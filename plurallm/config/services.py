@@ -1,8 +1,12 @@
 """Types of ``conf/export.yaml`` and ``conf/serve.yaml``."""
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import require
+from plurallm.config.ranges import SECTION, Count, Positive, Text
 
 LIMITS = (
     "max_body_bytes",
@@ -15,68 +19,47 @@ LIMITS = (
 """Keys of ``ServeConfig`` that bound what a request may ask for."""
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class ExportConfig:
     """What ``plurallm export`` writes."""
 
-    run: str
-    folder: str
-    weights: str
-    release_context: list[str]
-    context_questions: int | None
-    survey: str | None
-    layout: str
-    license: str | None
-
-    def __post_init__(self) -> None:
-        require(self.weights in ("last", "best"), "weights", self.weights, "'last' or 'best'")
-        require(
-            self.context_questions is None or self.context_questions >= 1,
-            "context_questions",
-            self.context_questions,
-            ">= 1 or null",
-        )
-        require(
-            self.layout in ("custom", "globalopinionqa"),
-            "layout",
-            self.layout,
-            "'custom' or 'globalopinionqa'",
-        )
+    run: Text
+    folder: Text
+    weights: Literal["last", "best"]
+    release_context: list[Text]
+    context_questions: Count | None
+    survey: Text | None
+    layout: Literal["custom", "globalopinionqa"]
+    license: Text | None
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class ServeConfig:
     """How ``plurallm serve`` answers."""
 
-    bundle: str
-    device: str
-    threads: int | None
-    measure: str
-    over_groups: str
+    bundle: Text
+    device: Text
+    threads: Count | None
+    measure: Text
+    over_groups: Text
     alpha: float
     unparsable: float
-    host: str
-    port: int
-    token_file: str | None
-    tls_certificate: str | None
-    tls_key: str | None
+    host: Text
+    port: Annotated[int, Field(ge=0, le=65535)]
+    token_file: Text | None
+    tls_certificate: Text | None
+    tls_key: Text | None
     allow_insecure: bool
-    max_body_bytes: int
-    max_items: int
-    max_options: int
-    max_contexts: int
-    max_context_options: int
-    max_concurrency: int
-    body_timeout: float
-    shutdown_timeout: int
+    max_body_bytes: Count
+    max_items: Count
+    max_options: Count
+    max_contexts: Count
+    max_context_options: Count
+    max_concurrency: Count
+    body_timeout: Positive
+    shutdown_timeout: Count
 
     def __post_init__(self) -> None:
-        require(0 <= self.port < 65536, "port", self.port, "0..65535")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, ">= 1 or null")
-        for key in LIMITS:
-            require(getattr(self, key) >= 1, key, getattr(self, key), ">= 1")
-        for key in ("body_timeout", "shutdown_timeout"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "> 0")
         require(
             (self.tls_certificate is None) == (self.tls_key is None),
             "tls_key",

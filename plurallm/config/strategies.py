@@ -1,184 +1,95 @@
-"""Types of ``conf/strategy``: how the groups' updates become the next global model."""
+"""What a strategy is: how the groups' updates become the next global model.
+
+A strategy is its values and its rule together, a file each in ``federate/strategies/``. The rule
+keeps nothing: what a round has, and what the next one depends on, is in the `state` that it gets
+(``federate/aggregators/aggregator.py``).
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from plurallm.config.error import require
+from pydantic.dataclasses import dataclass
+
+from plurallm.config.ranges import SECTION
+
+if TYPE_CHECKING:
+    from plurallm.federate.aggregators.aggregator import AllUpdates, GroupMean
+    from plurallm.federate.replies import Update
+    from plurallm.record.checkpoint import Arrays
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class StrategyConfig:
-    """Aggregation (``conf/strategy``)."""
+    """Aggregation (``conf/strategy``): the mean of the updates, unless a method says otherwise."""
 
     name: str
 
+    @property
+    def proximal(self) -> float:
+        """Of the clients' term mu/2 ||w - w_received||^2; 0 for none."""
+        return 0.0
 
-@dataclass
+    def check(self, asked: int) -> None:
+        """Raise ``ConfigError`` where the strategy cannot work with so many groups in a round."""
+
+    def weigh(self, state: "GroupMean", group: str, update: "Update") -> float:
+        """Weight of a group, positive; only ratios count."""
+        return 1.0
+
+    def step(self, state: "GroupMean", mean: "Arrays") -> "Arrays":
+        """From the mean of the updates to the next global weights, both in float64."""
+        return mean
+
+    def report(self, state: Any) -> dict[str, Any]:
+        """Numbers of the round that ended, for ``metrics.jsonl``."""
+        return {}
+
+
+@dataclass(frozen=True, config=SECTION)
 class WeightedStrategy(StrategyConfig):
-    """A mean whose weights start from the number of training questions, or are uniform: FedAvg."""
+    """A mean whose weights start from the number of training questions, or are uniform."""
 
-    weighting: str
+    weighting: Literal["questions", "uniform"]
 
-    def __post_init__(self) -> None:
-        require(
-            self.weighting in ("questions", "uniform"),
-            "strategy.weighting",
-            self.weighting,
-            "'questions' or 'uniform'",
-        )
+    def weigh(self, state: "GroupMean", group: str, update: "Update") -> float:
+        """Training questions, or 1."""
+        return update.examples if self.weighting == "questions" else 1.0
 
 
-@dataclass
-class FedProxStrategy(WeightedStrategy):
-    """FedAvg whose clients are pulled towards the weights they received."""
-
-    mu: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.mu < math.inf, "strategy.mu", self.mu, "at least 0 and finite")
-
-
-@dataclass
-class ServerStrategy(WeightedStrategy):
-    """FedAvg with an optimiser on the server."""
-
-    server_learning_rate: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rate = self.server_learning_rate
-        require(0 < rate < math.inf, "strategy.server_learning_rate", rate, "> 0 and finite")
-
-
-@dataclass
-class FedAvgMStrategy(ServerStrategy):
-    """Momentum on the server."""
-
-    momentum: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.momentum < 1, "strategy.momentum", self.momentum, "at least 0, below 1")
-
-
-@dataclass
-class FedAdamStrategy(ServerStrategy):
-    """Adam or Yogi on the server."""
-
-    beta_1: float
-    beta_2: float
-    tau: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("beta_1", "beta_2"):
-            value = getattr(self, key)
-            require(0 <= value < 1, f"strategy.{key}", value, "at least 0 and below 1")
-        require(0 < self.tau < math.inf, "strategy.tau", self.tau, "> 0 and finite")
-
-
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class FairStrategy(StrategyConfig):
-    """Weighs a group by its distance: how badly the weights it received predict its answers."""
+    """Weighs a group by its distance: how badly the weights it received predict its answers.
+
+    The distance, in ``state.distances``, is between 0 and 1: the mean base 2 Jensen-Shannon
+    distance, 1 - alignment score, of the weights that the group received on the questions that it
+    trains on in this round, before it trains. It is not the training loss, which may be negative
+    (Gaussian) or bounded below by how much a group disagrees within itself (cross-entropy).
+    """
+
+    def report(self, state: "GroupMean") -> dict[str, Any]:
+        """Weights, which sum to 1, and distances by group."""
+        members = [group for group in state.order if group in state.weights]
+        total = math.fsum(state.weights[group] for group in members)
+        return {
+            "weights": {group: state.weights[group] / total for group in members},
+            "distances": {group: state.distances[group] for group in members},
+        }
 
 
-@dataclass
-class QFedAvgStrategy(FairStrategy):
-    """q-fair federated learning."""
-
-    q: float
-    lipschitz: float
-
-    def __post_init__(self) -> None:
-        require(0 <= self.q <= 100, "strategy.q", self.q, "between 0 and 100")
-        lipschitz = self.lipschitz
-        require(0 <= lipschitz < math.inf, "strategy.lipschitz", lipschitz, "at least 0 and finite")
-
-
-@dataclass
-class AflStrategy(FairStrategy):
-    """Agnostic federated learning."""
-
-    step_size: float
-
-    def __post_init__(self) -> None:
-        require(
-            0 <= self.step_size <= 500, "strategy.step_size", self.step_size, "between 0 and 500"
-        )
-
-
-@dataclass
-class TermStrategy(FairStrategy, WeightedStrategy):
-    """Tilted empirical risk."""
-
-    tilt: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(abs(self.tilt) <= 500, "strategy.tilt", self.tilt, "between -500 and 500")
-
-
-@dataclass
-class AdaptiveStrategy(FairStrategy, WeightedStrategy):
-    """Weights from each group's history of scores."""
-
-    temperature: float
-    decay: float
-    least_gap: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # A score lies in 0..1: below this the weights leave the range of a float.
-        require(
-            0.002 <= self.temperature < math.inf,
-            "strategy.temperature",
-            self.temperature,
-            "at least 0.002 and finite",
-        )
-        require(0 <= self.decay < 1, "strategy.decay", self.decay, "at least 0 and below 1")
-        require(0 <= self.least_gap <= 1, "strategy.least_gap", self.least_gap, "between 0 and 1")
-
-
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class RobustStrategy(StrategyConfig):
-    """Made for groups that may send anything; it sees every update at once."""
+    """Made for groups that may send anything; it sees every update at once.
 
+    Numbers of questions, which a group reports of itself, do not count here. How many attackers are
+    borne follows from the groups of the round, not from those whose updates can be used: honest
+    ones may be away, and attackers are there.
+    """
 
-@dataclass
-class TrimmedMeanStrategy(RobustStrategy):
-    """Mean without the extremes."""
+    def least(self, order: Sequence[str]) -> int:
+        """Updates without which a round of these groups cannot be finished."""
+        return 1
 
-    trim: float
-
-    def __post_init__(self) -> None:
-        require(0 < self.trim < 0.5, "strategy.trim", self.trim, "above 0 and below 0.5")
-
-
-@dataclass
-class MultiKrumStrategy(RobustStrategy):
-    """Mean of the updates that lie closest together."""
-
-    attackers: int
-    keep: int | None
-
-    def __post_init__(self) -> None:
-        require(self.attackers >= 0, "strategy.attackers", self.attackers, ">= 0")
-        require(self.keep is None or self.keep >= 1, "strategy.keep", self.keep, ">= 1 or null")
-
-
-STRATEGIES: dict[str, type[StrategyConfig]] = {
-    "fedavg": WeightedStrategy,
-    "fedprox": FedProxStrategy,
-    "fedavgm": FedAvgMStrategy,
-    "fedadam": FedAdamStrategy,
-    "fedyogi": FedAdamStrategy,
-    "qfedavg": QFedAvgStrategy,
-    "afl": AflStrategy,
-    "term": TermStrategy,
-    "adaptive": AdaptiveStrategy,
-    "median": RobustStrategy,
-    "trimmed_mean": TrimmedMeanStrategy,
-    "multikrum": MultiKrumStrategy,
-}
-"""The choices of ``strategy.name``."""
+    def combine(self, state: "AllUpdates", updates: "dict[str, Arrays]") -> "Arrays":
+        """From the updates, in the order of the roles, to the next global weights."""
+        raise NotImplementedError

@@ -2,11 +2,13 @@
 
 import codecs
 import itertools
-import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import ConfigError, require
+from plurallm.config.ranges import SECTION, Count, Natural, Positive, Share, Text
 
 CODEBOOK_COLUMNS = ("variable", "question", "options", "codes", "missing", "type", "use")
 """What a codebook says of a variable; ``data.codebook_columns`` gives the names of its columns."""
@@ -16,46 +18,23 @@ DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 """What can stand between the cells of a table of text."""
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class DataConfig:
     """Which survey, which groups and roles (``conf/data``)."""
 
     source: str
-    distance: str
-    groups: Any  # None, "all" or a list of names: OmegaConf has no type for that
-    train_groups: list[str]
-    held_out_groups: list[str]
-    held_out_fraction: float
-    unseen_questions: float
-    populations: list[list[str]]
+    distance: Literal["jensen_shannon", "wasserstein"]
+    groups: Literal["all"] | list[Text] | None
+    train_groups: list[Text]
+    held_out_groups: list[Text]
+    held_out_fraction: Share
+    unseen_questions: Share
+    populations: list[list[Text]]
     join_parentheses: bool
-    split_by: str
-    non_answers: str
+    split_by: Literal["text", "id"]
+    non_answers: Literal["drop", "keep"]
 
     def __post_init__(self) -> None:
-        require(
-            self.distance in ("jensen_shannon", "wasserstein"),
-            "data.distance",
-            self.distance,
-            "'jensen_shannon' or 'wasserstein'",
-        )
-        require(
-            self.non_answers in ("drop", "keep"),
-            "data.non_answers",
-            self.non_answers,
-            "'drop' or 'keep'",
-        )
-        require(self.split_by in ("text", "id"), "data.split_by", self.split_by, "'text' or 'id'")
-        require(
-            self.groups in (None, "all")
-            or (isinstance(self.groups, list) and all(isinstance(n, str) for n in self.groups)),
-            "data.groups",
-            self.groups,
-            "null, 'all' or a list of groups",
-        )
-        for key in ("held_out_fraction", "unseen_questions"):
-            value = getattr(self, key)
-            require(0 <= value < 1, f"data.{key}", value, "at least 0 and below 1")
         for key, names in (
             ("groups", self.group_list),
             ("train_groups", self.train_groups),
@@ -78,42 +57,26 @@ class DataConfig:
         return self.groups if isinstance(self.groups, list) else []
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class SyntheticData(DataConfig):
     """The generated survey."""
 
-    num_groups: int
-    num_questions: int
-    respondents: int
-    survey_seed: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, least in (
-            ("num_groups", 2),
-            ("num_questions", 1),
-            ("respondents", 1),
-            ("survey_seed", 0),
-        ):
-            require(getattr(self, key) >= least, f"data.{key}", getattr(self, key), f">= {least}")
+    num_groups: Annotated[int, Field(ge=2)]
+    num_questions: Count
+    respondents: Count
+    survey_seed: Natural
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class FileData(DataConfig):
     """A survey file; GlobalOpinionQA is downloaded where no path is given."""
 
-    path: str | None
-    encoding: str | None
-    delimiter: str | None
+    path: Text | None
+    encoding: Text | None
+    delimiter: Literal["comma", "semicolon", "tab", "bar"] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.delimiter is None or self.delimiter in DELIMITERS,
-            "data.delimiter",
-            self.delimiter,
-            f"null or one of {', '.join(DELIMITERS)}",
-        )
         require(
             self.encoding is None or _is_encoding(self.encoding),
             "data.encoding",
@@ -124,53 +87,38 @@ class FileData(DataConfig):
             raise ConfigError("data.path has no value: give data.path=...")
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class CustomData(FileData):
     """A table in our own format."""
 
-    shares_sum: float | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.shares_sum is None or 0 < self.shares_sum < math.inf,
-            "data.shares_sum",
-            self.shares_sum,
-            "null (1) or what shares sum to: 100 where they are percent",
-        )
+    shares_sum: Positive | None
+    """What shares sum to: 100 where they are percent; None: 1."""
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class OpinionQAData(FileData):
     """OpinionQA, whose distributions come without ordinal values."""
 
-    ordinals: str | None
+    ordinals: Text | None
 
 
-@dataclass
+@dataclass(frozen=True, config=SECTION)
 class RespondentData(FileData):
     """People's own answers, one row a person, and which columns make the groups."""
 
-    codebook: str | None
-    codebook_columns: dict[str, str]
-    sheet: str | None
-    questions: list[str] | None
-    group_by: Any  # a column, a list of columns or of such lists: OmegaConf has no type for that
+    codebook: Text | None
+    codebook_columns: dict[Text, Text]
+    sheet: Text | None
+    questions: list[Text] | None
+    group_by: Any  # a column, a list of columns or of such lists
     bins: Any  # None, or a dict of str to list of int or float
-    smallest_group: int
-    weight: str | None
-    respondent_id: str | None
-    unlabelled: str
+    smallest_group: Count
+    weight: Text | None
+    respondent_id: Text | None
+    unlabelled: Literal["refuse", "drop"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.smallest_group >= 1, "data.smallest_group", self.smallest_group, ">= 1")
-        require(
-            self.unlabelled in ("refuse", "drop"),
-            "data.unlabelled",
-            self.unlabelled,
-            "'refuse' or 'drop'",
-        )
         listed = self.group_by if isinstance(self.group_by, list) else [self.group_by]
         columns = list(
             itertools.chain(*(each if isinstance(each, list) else [each] for each in listed))
@@ -208,7 +156,7 @@ class RespondentData(FileData):
         return bool(self.group_by == "respondent")
 
     @property
-    def attributes(self) -> list[list[str]]:
+    def attributes(self) -> list[list[Text]]:
         """Columns whose crossings are groups, for each attribute that stands by itself."""
         if self.each_person:
             return []

@@ -15,7 +15,7 @@ from torch import Tensor
 from plurallm.config.directories import state_directory
 from plurallm.config.protection import DittoPersonal
 from plurallm.config.schema import Config
-from plurallm.config.strategies import FairStrategy, FedProxStrategy
+from plurallm.config.strategies import FairStrategy
 from plurallm.evaluate.experts import (
     expert_config,
     expert_predictors,
@@ -204,8 +204,8 @@ def _train(
     """
     received = local.receive(record)
     table_RD, strategy, proximal = local.table_RD, local.config.strategy, None
-    if config is None and isinstance(strategy, FedProxStrategy) and strategy.mu > 0:
-        proximal = Proximal(strategy.mu, received)
+    if config is None and strategy.proximal > 0:
+        proximal = Proximal(strategy.proximal, received)
     config = config or local.config
     tasks = [poison_task(local.tasks[group], config) for group in groups]
     started = perf_counter()

@@ -37,7 +37,7 @@ from plurallm.record.trackers import Trackers, versions
 from plurallm.study import Study
 
 # Best to worst: what tells the best round. Held-out groups must not choose the model.
-_SELECTION_CELLS = ("train_groups.unseen_questions", "train_groups.seen_questions")
+SELECTION_CELLS = ("train_groups.unseen_questions", "train_groups.seen_questions")
 
 
 class Recorder:
@@ -255,7 +255,7 @@ class Recorder:
         return cells
 
     def _keep_best(self, metrics: Mapping[str, Any], arrays: Arrays) -> None:
-        cell = next((name for name in _SELECTION_CELLS if name in metrics["cells"]), None)
+        cell = next((name for name in SELECTION_CELLS if name in metrics["cells"]), None)
         if cell is None:
             return
         alignment = metrics["cells"][cell]["alignment"]

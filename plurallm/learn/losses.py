@@ -4,14 +4,12 @@ Dimension letters: ``B`` episodes, ``P`` points, ``R`` rows of the table, ``D`` 
 ``Q`` questions, ``O`` options.
 """
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor
 
-from plurallm.config.learning import GaussianTraining, TrainingConfig
+from plurallm.config.learning import TrainingConfig
 from plurallm.data.preferences import Episode
-from plurallm.learn.divergence import cross_entropy, gaussian_nll, jensen_shannon_divergence
 from plurallm.learn.transformer import Prediction, gather_questions
 
 Network = Callable[..., Tensor]
@@ -39,7 +37,7 @@ def episode_loss(
     Tensor of shape () or (B,)
         Differentiable.
     """
-    loss_Q = LOSSES[config.loss](predict(model, episode, table_RD), episode, config)
+    loss_Q = config.losses(predict(model, episode, table_RD), episode)
     return loss_Q.mean(-1) if episode.weight_Q is None else (loss_Q * episode.weight_Q).sum(-1)
 
 
@@ -71,26 +69,3 @@ def predict(model: Network, episode: Episode, table_RD: Tensor) -> Prediction:
     )
     output_P2 = output_BP2.view(*episode.row_P.shape[:-1], *output_BP2.shape[-2:])
     return gather_questions(output_P2, episode.point_QO, episode.mask_QO)
-
-
-def _cross_entropy(prediction: Prediction, episode: Episode, _: TrainingConfig) -> Tensor:
-    return cross_entropy(episode.share_QO, prediction.log_shares_QO, episode.mask_QO)
-
-
-def _jensen_shannon(prediction: Prediction, episode: Episode, _: TrainingConfig) -> Tensor:
-    # Over ln 2 it is the squared base 2 distance, between 0 and 1.
-    return jensen_shannon_divergence(episode.share_QO, prediction.shares_QO) / math.log(2)
-
-
-def _gaussian(prediction: Prediction, episode: Episode, config: TrainingConfig) -> Tensor:
-    assert isinstance(config, GaussianTraining)
-    scale_QO = prediction.raw_scale_QO.exp() + config.scale_floor
-    return gaussian_nll(episode.share_QO, prediction.shares_QO, scale_QO, episode.mask_QO)
-
-
-LOSSES: dict[str, Callable[[Prediction, Episode, TrainingConfig], Tensor]] = {
-    "cross_entropy": _cross_entropy,
-    "jensen_shannon": _jensen_shannon,
-    "gaussian": _gaussian,
-}
-"""Loss of each target question, of shape (..., Q), by the name in ``training.loss``."""

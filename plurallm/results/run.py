@@ -14,6 +14,7 @@ from plurallm.config.overrides import absolute_overrides, hydra_list, hydra_quot
 from plurallm.config.services import ExportConfig
 from plurallm.data.content import check_survey
 from plurallm.federate.in_process import run_here
+from plurallm.federate.recorder import SELECTION_CELLS
 from plurallm.results.report.report_folder import write_report
 from plurallm.results.rows import Rows
 from plurallm.reward.export import run_model
@@ -178,6 +179,27 @@ def train(
     named += [] if output_dir is None else [f"output_dir={hydra_quote(str(output_dir))}"]
     start = () if study is None else study.overrides
     return Run(run_here(absolute_overrides([*start, *overrides, *named], Path.cwd())))
+
+
+def selection_score(folder: Path) -> float:
+    """The alignment by which settings of runs are chosen: never that of held-out groups.
+
+    Returns
+    -------
+    float
+        Of the training groups, on questions that no group trained on, or on seen ones where there
+        are no others.
+
+    Raises
+    ------
+    ConfigError
+        When the run scored no training group.
+    """
+    cells = Run(folder).summary["cells"]
+    for cell in SELECTION_CELLS:
+        if cell in cells:
+            return float(cells[cell]["alignment"])
+    raise ConfigError(f"{folder} has no score of a training group to choose settings by")
 
 
 def _gain(found: Mapping[str, Any], cell: str) -> float | None:

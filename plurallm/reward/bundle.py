@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
+from plurallm.config.compose import variant_type
+from plurallm.config.error import ConfigError
 from plurallm.config.learning import EmbeddingConfig, ModelConfig
-from plurallm.config.schema import VARIANTS
+from plurallm.config.ranges import Section, make_section
 
 
 def check_place(place: str | Path) -> None:
@@ -84,9 +84,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     ValueError
         Naming the key that is wrong.
     """
-    config = _typed(ModelConfig, values, "model")
-    assert isinstance(config, ModelConfig)
-    return config
+    return _typed(ModelConfig, values, "model")
 
 
 def embedding_config(values: Mapping[str, Any]) -> EmbeddingConfig:
@@ -97,19 +95,19 @@ def embedding_config(values: Mapping[str, Any]) -> EmbeddingConfig:
     ValueError
         For an unknown embedder, or naming the key that is wrong.
     """
-    variants = VARIANTS["embedding"][1]
-    if values.get("name") not in variants:
-        raise ValueError(f"the bundle needs the embedder {values.get('name')!r}, not known here")
-    config = _typed(variants[values["name"]], values, "embedding")
-    assert isinstance(config, EmbeddingConfig)
-    return config
-
-
-def _typed(schema: type, values: Mapping[str, Any], name: str) -> Any:
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{name} of the bundle: {str(error).splitlines()[0]}") from error
+        schema = variant_type("embedding", values, EmbeddingConfig)
+    except ConfigError as error:
+        name = values.get("name")
+        raise ValueError(f"the bundle needs the embedder {name!r}, not known here") from error
+    return _typed(schema, values, "embedding")
+
+
+def _typed(schema: type[Section], values: Mapping[str, Any], name: str) -> Section:
+    try:
+        return make_section(schema, values, name)
+    except ConfigError as error:
+        raise ValueError(f"{name} of the bundle: {error}") from error
 
 
 def _line(error: Exception) -> str:

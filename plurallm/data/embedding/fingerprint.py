@@ -8,14 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from plurallm.config.learning import (
-    CausalLMEmbedding,
-    EmbeddingConfig,
-    MiniLMEmbedding,
-    SentenceTransformerEmbedding,
-    TableEmbedding,
-)
-from plurallm.data.embedding.models import minilm_folder, model_folder
+from plurallm.config.learning import EmbeddingConfig
 from plurallm.data.formats.tabular import file_state
 
 LARGE = 2**20
@@ -52,15 +45,8 @@ def embedder_fingerprint(config: EmbeddingConfig, cache_dir: Path) -> str:
     ValueError
         When the model cannot be found, or is no model's folder.
     """
-    if isinstance(config, TableEmbedding):
-        place = Path(config.path)
-        if not place.is_file():
-            raise ValueError(f"embedding.path={place}: no such file")
-    elif isinstance(config, SentenceTransformerEmbedding | CausalLMEmbedding):
-        place = model_folder(config.model)
-    elif isinstance(config, MiniLMEmbedding):
-        place = minilm_folder()
-    else:
+    place = config.place()
+    if place is None:
         return config.name
     digests = cache_dir / "embeddings" / "digests"
     if place.is_file():

@@ -2,7 +2,7 @@
 
 import string
 
-from plurallm.config.learning import CausalLMEmbedding, EmbeddingConfig, TableEmbedding
+from plurallm.config.learning import EmbeddingConfig
 from plurallm.data.survey import Question, Survey
 
 Pair = tuple[str, str]
@@ -36,7 +36,7 @@ def question_pairs(question: Question, config: EmbeddingConfig) -> list[Pair]:
     ('Good?\n\nOptions:\nA. Yes\nB. No', 'B. No')
     """
     text, options = question.text, question.options
-    if isinstance(config, CausalLMEmbedding | TableEmbedding) and config.list_options:
+    if getattr(config, "list_options", False):
         if len(options) > len(string.ascii_uppercase):
             raise ValueError(
                 f"question {question.id!r} has {len(options)} options, more than there are "

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,13 +22,9 @@ from torch import Tensor
 from plurallm.config.device import choose_device
 from plurallm.config.directories import writing
 from plurallm.config.learning import EmbeddingConfig
-from plurallm.data.embedding.causal_lm import embed_causal_lm
 from plurallm.data.embedding.fingerprint import embedder_fingerprint
-from plurallm.data.embedding.hashing import hash_texts
-from plurallm.data.embedding.lookup import look_up
 from plurallm.data.embedding.models import release_models
 from plurallm.data.embedding.pairs import Pair
-from plurallm.data.embedding.sentences import embed_sentences
 
 # Part of the cache key: raise it when an embedder's vectors change for the same configuration.
 _VERSION = 2
@@ -37,14 +33,6 @@ PROBE: Pair = ("How much do you trust doctors and hospitals?", "A great deal")
 """A text whose vector tells whether two embedders are the same."""
 
 logger = logging.getLogger("plurallm")
-
-_EMBEDDERS: dict[str, Callable[..., npt.NDArray[np.float32]]] = {
-    "hashing": lambda pairs, config, *_: hash_texts(pairs, config),
-    "minilm": embed_sentences,
-    "sentence_transformer": embed_sentences,
-    "causal_lm": embed_causal_lm,
-    "table": lambda pairs, config, *_: look_up(pairs, config),
-}
 
 
 def embed_pairs(
@@ -130,9 +118,9 @@ def probe_vector(config: EmbeddingConfig, cache_dir: Path, device: str = "auto")
     Returns
     -------
     list of float, length D
-        Mean square about 1; empty for ``embedding=table``, which knows only its own texts.
+        Mean square about 1; empty for an embedder that knows its own texts alone.
     """
-    if config.name == "table":
+    if not config.any_text:
         return []
     table = table_path([PROBE], config, cache_dir)
     path = table.parent / "probes" / table.name
@@ -158,7 +146,7 @@ def _embed(
     pairs: Sequence[Pair], config: EmbeddingConfig, device: str, parts: Path | None
 ) -> npt.NDArray[np.float32]:
     where = str(choose_device(getattr(config, "device", None) or device))
-    table_RD = _EMBEDDERS[config.name](pairs, config, where, parts)
+    table_RD = config.embed(pairs, where, parts)
     broken = np.flatnonzero(~np.isfinite(table_RD).all(1))
     if len(broken):
         raise ValueError(

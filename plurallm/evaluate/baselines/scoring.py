@@ -1,6 +1,6 @@
 """Every predictor without a network, scored like the model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,19 +11,10 @@ from plurallm.config.schema import Config
 from plurallm.data.preferences import Preferences
 from plurallm.data.roles import Roles
 from plurallm.data.tasks import GroupTask
-from plurallm.evaluate.baselines.neighbours import neighbours
-from plurallm.evaluate.baselines.plain import context_mean, uniform
-from plurallm.evaluate.baselines.pooled_answers import (
-    AnswerPool,
-    answer_pool,
-    mixture,
-    training_mean,
-)
+from plurallm.evaluate.baseline import BASELINES, Baseline
+from plurallm.evaluate.baselines.pooled_answers import AnswerPool, answer_pool
 from plurallm.evaluate.plurality import score_plurality
 from plurallm.evaluate.scores import Predictor, score_group, summarize
-
-ORACLES = ("mean", "mixture")
-"""Baselines that on unseen questions use answers which training withholds."""
 
 
 def baseline_predictors(
@@ -43,31 +34,21 @@ def baseline_predictors(
     Returns
     -------
     dict
-        By baseline (``uniform``, ``context_mean``, ``mean``, ``mixture``, ``neighbours``) and
-        group.
+        By baseline and group.
     """
     pool = answer_pool(tasks, roles.train)
     unit_RD = normalize(table_RD.cpu())
-    from_others: dict[str, Callable[[AnswerPool], Predictor]] = {
-        "mean": training_mean,
-        "mixture": mixture,
-        "neighbours": partial(neighbours, unit_RD=unit_RD),
-    }
     return {
-        "uniform": dict.fromkeys(roles.groups, uniform),
-        "context_mean": dict.fromkeys(roles.groups, context_mean),
-        **{
-            baseline: {name: _without(pool, name, make) for name in roles.groups}
-            for baseline, make in from_others.items()
-        },
+        name: {group: _predictor(baseline(name), pool, group, unit_RD) for group in roles.groups}
+        for name, baseline in BASELINES.all.items()
     }
 
 
-def _without(pool: AnswerPool, name: str, make: Callable[[AnswerPool], Predictor]) -> Predictor:
-    """Make the predictor of one group when it is asked: a pool for each is more than memory."""
+def _predictor(baseline: Baseline, pool: AnswerPool, group: str, unit_RD: Tensor) -> Predictor:
+    """Leave the group out when it is asked for: a pool for each group is more than memory."""
 
     def predict(context: Preferences, target: Preferences) -> Tensor:
-        return make(pool.without(name))(context, target)
+        return baseline.predict(context, target, partial(pool.without, group), unit_RD)
 
     return predict
 

@@ -1,28 +1,21 @@
-"""What every strategy does with a round's updates, and the FedAvg family.
+"""What is done with a round's updates, whatever the strategy.
 
 ``GroupFedAvg`` says who takes part, refuses what cannot be used and hands over the rest, one group
-after the other. A strategy then only says what a group weighs (``weigh``) and how far the global
-model goes towards the mean (``step``), both in float64 and in the order of the roles. A robust one
-needs all updates at once (``robust.py``).
+after the other. A strategy (``config/strategies.py``) then only says what a group weighs and how
+far the global model goes towards the mean, both in float64 and in the order of the roles. A robust
+one needs all updates at once.
 
-Flower's own classes give the same numbers on one reply per group (tested against them; but its
-FedAdam corrects the moments' bias, which the paper does not), and they keep every reply until the
-last has come, add up in float32 in the order of arrival, count rounds from 1 after a resumption and
-do not give their state away: FedAvgM, FedAdam and FedYogi could not be resumed. So the few lines of
-each rule stand here.
+Flower's own classes keep every reply until the last has come, add up in float32 in the order of
+arrival, count rounds from 1 after a resumption and do not give their state away.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from plurallm.config.strategies import (
-    FedAdamStrategy,
-    FedAvgMStrategy,
-    StrategyConfig,
-    WeightedStrategy,
-)
+from plurallm.config.strategies import RobustStrategy, StrategyConfig
 from plurallm.federate.aggregators.ordered_mean import Mean, OrderedMean
 from plurallm.federate.privacy.ledger import PrivacyLedger
 from plurallm.federate.replies import Update
@@ -72,17 +65,26 @@ class Aggregator(Protocol):
         """Numbers of the round that ended, for ``metrics.jsonl``; empty where there are none."""
 
 
-class FedAvg:
-    """Weighted mean (arXiv 1602.05629).
+class GroupMean:
+    """A strategy whose model is a mean of the updates, which are not kept.
 
     Parameters
     ----------
     strategy : StrategyConfig
-        The strategy's values.
+        What a group weighs, and how far the model goes towards the mean.
     make_mean : MakeMean
         How updates are averaged.
     ledger : PrivacyLedger, optional
         What a private mean has spent.
+
+    Attributes
+    ----------
+    received : dict of str to ndarray
+        The weights that the round began with.
+    weights, distances : dict of str to float
+        Of the groups whose updates came; distances where they were asked for.
+    notes : dict
+        What the strategy keeps for the rest of the round.
     """
 
     def __init__(
@@ -107,12 +109,17 @@ class FedAvg:
         self.order = order
         self.received = received
         self.weights: dict[str, float] = {}
+        self.distances: dict[str, float] = {}
+        self.notes: dict[str, Any] = {}
         self._mean = self._make_mean(order, received)
 
     def add(self, group: str, update: Update) -> None:
         """Take a group's update."""
-        self.weights[group] = self.weigh(group, update)
-        self._mean.add(group, update.arrays, self.weights[group])
+        if update.distance is not None:
+            self.distances[group] = update.distance
+        weight = self.strategy.weigh(self, group, update)
+        self.weights[group] = weight
+        self._mean.add(group, update.arrays, weight)
 
     def skip(self, group: str) -> None:
         """Do without a group."""
@@ -120,22 +127,13 @@ class FedAvg:
 
     def finish(self) -> Arrays:
         """Give the next global weights, in the type of those that were sent."""
-        moved = self.step(self._mean.average())
+        moved = self.strategy.step(self, self._mean.average())
         return {name: array.astype(self.received[name].dtype) for name, array in moved.items()}
 
     def report(self) -> dict[str, Any]:
-        """What privacy has cost, where it is asked for."""
-        return {} if self.ledger is None else {"epsilon": self.ledger.epsilon}
-
-    def weigh(self, group: str, update: Update) -> float:
-        """Weight of a group, positive; only ratios count."""
-        given = self.strategy
-        by_questions = isinstance(given, WeightedStrategy) and given.weighting == "questions"
-        return update.examples if by_questions else 1.0
-
-    def step(self, mean: Arrays) -> Arrays:
-        """From the mean of the updates to the next global weights, both in float64."""
-        return mean
+        """What the strategy tells, and what privacy has cost where it is asked for."""
+        spent = {} if self.ledger is None else {"epsilon": self.ledger.epsilon}
+        return {**self.strategy.report(self), **spent}
 
     def change(self, mean: Arrays) -> Arrays:
         """How far the mean lies from the weights sent: the server's pseudo-gradient, negated."""
@@ -149,55 +147,55 @@ class FedAvg:
         }
 
 
-class FedAvgM(FedAvg):
-    """Momentum on the server (arXiv 1909.06335): m = beta m + change; w = w + eta m."""
+class AllUpdates:
+    """A robust strategy: all updates of a round are kept until the last one has come.
 
-    strategy: FedAvgMStrategy
+    Each weight is handled by its own, so that beside them only one weight's float64 copy is in
+    memory.
 
-    def step(self, mean: Arrays) -> Arrays:
-        """Go along the momentum."""
-        beta = self.strategy.momentum
-        self.arrays = {
-            name: beta * self.arrays.get(name, 0.0) + change
-            for name, change in self.change(mean).items()
-        }
-        return self.move(self.arrays, self.strategy.server_learning_rate)
-
-
-class FedAdam(FedAvg):
-    """Adam or Yogi on the server (arXiv 2003.00295, algorithm 2).
-
-    m = beta_1 m + (1 - beta_1) change; w = w + eta m / (sqrt(v) + tau), with Adam's
-    v = beta_2 v + (1 - beta_2) change^2 or Yogi's
-    v = v - (1 - beta_2) change^2 sign(v - change^2). Both moments start at zero and are not
-    corrected for it. (The paper starts v at tau^2 or above; tau is what keeps the first steps
-    short here.)
+    Parameters
+    ----------
+    strategy : RobustStrategy
+        How they are combined.
     """
 
-    strategy: FedAdamStrategy
+    def __init__(self, strategy: RobustStrategy) -> None:
+        self.strategy = strategy
+        self.numbers: dict[str, Any] = {}
+        self.arrays: Arrays = {}
 
-    def step(self, mean: Arrays) -> Arrays:
-        """Update both moments and take the adaptive step."""
-        given, change = self.strategy, self.change(mean)
-        self.arrays = {
-            key: value
-            for name, array in change.items()
-            for key, value in (
-                (f"m.{name}", self._first(self.arrays.get(f"m.{name}", 0.0), array)),
-                (f"v.{name}", self._second(self.arrays.get(f"v.{name}", 0.0), array**2)),
-            )
+    @property
+    def least(self) -> int:
+        """What the strategy needs."""
+        return self.strategy.least(self.order)
+
+    def begin(self, order: Sequence[str], received: Arrays) -> None:
+        """Start a round."""
+        self.order = order
+        self.received = received
+        self.notes: dict[str, Any] = {}
+        self._updates: dict[str, Arrays] = {}
+
+    def add(self, group: str, update: Update) -> None:
+        """Take a group's update."""
+        self._updates[group] = update.arrays
+
+    def skip(self, group: str) -> None:
+        """Nothing is kept for it."""
+
+    def finish(self) -> Arrays:
+        """Give the next global weights, in the type of those that were sent."""
+        self._updates = {
+            group: self._updates[group] for group in self.order if group in self._updates
         }
-        scaled = {
-            name: self.arrays[f"m.{name}"] / (np.sqrt(self.arrays[f"v.{name}"]) + given.tau)
-            for name in change
-        }
-        return self.move(scaled, given.server_learning_rate)
+        combined = self.strategy.combine(self, self._updates)
+        self._updates = {}
+        return {name: array.astype(self.received[name].dtype) for name, array in combined.items()}
 
-    def _first(self, m: Any, change: Any) -> Any:
-        return self.strategy.beta_1 * m + (1 - self.strategy.beta_1) * change
+    def report(self) -> dict[str, Any]:
+        """What the strategy tells."""
+        return self.strategy.report(self)
 
-    def _second(self, v: Any, square: Any) -> Any:
-        beta = self.strategy.beta_2
-        if self.strategy.name == "fedyogi":
-            return v - (1 - beta) * square * np.sign(v - square)
-        return beta * v + (1 - beta) * square
+    def stack(self, name: str) -> npt.NDArray[np.float64]:
+        """One weight of all updates, in the order of the roles."""
+        return np.stack([arrays[name] for arrays in self._updates.values()]).astype(np.float64)

@@ -15,6 +15,7 @@ from plurallm.config.digest import flatten
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import check_choice, hydra_quote, override_key
 from plurallm.config.protection import RespondentPrivacy
+from plurallm.config.ranges import make_section
 from plurallm.config.schema import Config
 from plurallm.config.surveys import DataConfig
 from plurallm.data.formats.tabular import SurveyError
@@ -128,24 +129,23 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     _check_promise(run, settings)
     fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
     fields |= {"source": settings.layout, "path": str(settings.survey)}
-    return dataclasses.replace(
-        run,
-        data=_own_data(fields, settings),
-        privacy=run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
-        device=settings.device,
-        threads=settings.threads or run.threads,
-        cache_dir=settings.cache_dir,
-        state_dir=settings.state_dir,
-        output_dir=None,
-        resume=None,
-    )
+    own = {
+        "data": _own_data(fields, settings),
+        "privacy": run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
+        "device": settings.device,
+        "threads": settings.threads or run.threads,
+        "cache_dir": settings.cache_dir,
+        "state_dir": settings.state_dir,
+        "output_dir": None,
+        "resume": None,
+    }
+    return make_section(Config, vars(run) | own)
 
 
 def _own_data(fields: dict[str, Any], settings: NodeSettings) -> DataConfig:
     """The node's file, read as its data holder says and split as the run says."""
-    return dataclasses.replace(
-        _reader_data(settings.layout, str(settings.survey), settings.reader), **fields
-    )
+    own = _reader_data(settings.layout, str(settings.survey), settings.reader)
+    return make_section(type(own), vars(own) | fields, "data")
 
 
 @lru_cache(maxsize=1)

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from plurallm.config.compose import load_config
 from plurallm.config.digest import config_dict
 from plurallm.config.error import ConfigError
-from plurallm.config.learning import MiniLMEmbedding
 from plurallm.config.schema import Config
+from plurallm.evaluate.baseline import BASELINES
 
-BASELINES = ("uniform", "context_mean", "mean", "mixture", "neighbours")
-"""Arms without a network, as ``plurallm.evaluate.baselines`` calls them."""
-
-KINDS = {
+NETWORKS = {
     "federated": "federated",
     "paper": "federated",
     "pooled_steps": "pooled",
     "pooled_rounds": "pooled",
     "local": "local",
-} | dict.fromkeys(BASELINES, "baseline")
-"""How each named arm is computed."""
+}
+"""How each named arm with a network is computed; every baseline is an arm too."""
 
 _SHARED = ("data", "seed", "evaluation", "compare", "output_dir", "resume", "cache_dir", "device")
 
@@ -75,13 +72,16 @@ def read_arm(name: str, config: Config) -> Arm:
     Traceback (most recent call last):
     plurallm.config.ConfigError: arm 'training=jensen_shannon seed=3' changes seed, which ...
     """
-    if name in KINDS:
-        return Arm(name, KINDS[name], _overrides(name, config))
+    if name in NETWORKS:
+        return Arm(name, NETWORKS[name], _overrides(name, config))
+    if name in BASELINES.names:
+        return Arm(name, "baseline")
     overrides = tuple(shlex.split(name))
     if not all("=" in override for override in overrides):
+        known = ", ".join((*NETWORKS, *BASELINES.names))
         raise ConfigError(
-            f"compare.arms has {name!r}, which is neither an arm ({', '.join(KINDS)}) nor "
-            "overrides of a federated run"
+            f"compare.arms has {name!r}, which is neither an arm ({known}) nor overrides of a "
+            "federated run"
         )
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
@@ -94,7 +94,7 @@ def _overrides(name: str, config: Config) -> tuple[str, ...]:
     if name == "pooled_rounds":
         return ("training.steps_per_round=1",)
     if name == "paper":
-        joint = isinstance(config.embedding, MiniLMEmbedding)
+        joint = hasattr(config.embedding, "parts")
         return (
             *("training=paper", *_published_values(), "strategy=fedavg", "personal=none"),
             *(("embedding.parts=joint",) if joint else ()),

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from plurallm.evaluate.baselines.scoring import ORACLES
-from plurallm.results.compare.arms import BASELINES
+from plurallm.evaluate.baseline import BASELINES
 from plurallm.results.compare.over_seeds import over_seeds
 
 
@@ -28,7 +27,7 @@ def verdicts(arms: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name, arm in arms.items()
         if arm["kind"] != "baseline"
         for cell in arm["cells"]
-        for baseline in BASELINES
+        for baseline in BASELINES.names
         if baseline in arms and (found := difference(arm, arms[baseline], cell)) is not None
     ]
 
@@ -73,4 +72,5 @@ def alignment_of(arm: Mapping[str, Any], cell: str) -> dict[str, float]:
 
 def is_oracle(arm: str, cell: str) -> bool:
     """Whether an arm uses answers in a cell which training withheld."""
-    return arm in ORACLES and cell.endswith("unseen_questions")
+    known = arm in BASELINES.names and BASELINES.find(arm).oracle
+    return known and cell.endswith("unseen_questions")

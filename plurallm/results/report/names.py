@@ -3,16 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from plurallm.evaluate.baseline import BASELINES
 from plurallm.results.compare.verdicts import is_oracle
-
-ARMS = {
-    "uniform": "uniform",
-    "context_mean": "own context",
-    "mean": "group mean",
-    "mixture": "group mixture",
-    "neighbours": "neighbours",
-}
-"""Baselines and how the tables call them."""
 
 TRAINED = {
     "model": "trained model",
@@ -52,15 +44,8 @@ EXPLANATIONS = {
     "held-out group",
     "paper": "federated training with the loss, learning rate and draws that the method's authors "
     "published",
-    "uniform": "equal shares for all options of a question: what knowing nothing scores",
-    "context_mean": "the mean of the group's own context answers to questions with as many options",
-    "mean": "the mean of the training groups' answers to the same question",
-    "mixture": "the training groups' answers to the same question, weighted so that they fit the "
-    "group's context answers",
-    "neighbours": "answers to the most similar questions that training may use, by their texts' "
-    "embeddings",
 }
-"""What each named arm predicts from."""
+"""What each named arm with a network predicts from."""
 
 FAIRNESS = {
     "worst": "worst group",
@@ -91,8 +76,23 @@ ORACLE_MARK = " *"
 
 
 def arm_label(name: str) -> str:
-    """What tables call an arm; one that has no name of its own is called by its overrides."""
-    return (TRAINED | ARMS).get(name, name)
+    """What tables call an arm; one that has no name of its own is called by its overrides.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is neither: the package that brings such a baseline is not installed.
+    """
+    if name in TRAINED or "=" in name:
+        return TRAINED.get(name, name)
+    return BASELINES.find(name).label
+
+
+def arm_explanation(name: str) -> str | None:
+    """What an arm predicts from; one that goes by its overrides says it itself."""
+    if name in TRAINED or "=" in name:
+        return EXPLANATIONS.get(name)
+    return BASELINES.find(name).explanation
 
 
 def arm_label_in(name: str, cell: str) -> str:

@@ -26,7 +26,7 @@ from plurallm.results.report.figures import Chart, curve_charts, group_charts, l
 from plurallm.results.report.images import inline_svg
 from plurallm.results.report.names import (
     CELLS,
-    EXPLANATIONS,
+    arm_explanation,
     arm_label,
     arm_label_in,
     cell_label,
@@ -127,7 +127,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "evaluation": results["config"]["evaluation"],
         "colours": COLOURS,
         "main": main,
-        "arms": {name: EXPLANATIONS.get(name) for name in arms},
+        "arms": {name: arm_explanation(name) for name in arms},
         "trained": [name for name, arm in arms.items() if is_trained(arm)],
         "cells": [(cell, cell_label(cell)) for cell in cells],
         "baseline_findings": baseline_findings(results),

@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from plurallm.evaluate.baselines.scoring import ORACLES
+from plurallm.evaluate.baseline import BASELINES
 from plurallm.evaluate.plurality import LEAST_BETWEEN, LEAST_GAIN
-from plurallm.results.report.names import ARMS, VARIANTS, cell_label
+from plurallm.results.report.names import VARIANTS, arm_label, cell_label
 
 BASES = {"alignment": "AS base 2", "alignment_e": "AS base e"}
 """Scores of the Jensen-Shannon distance and how the tables call them."""
@@ -199,9 +199,8 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _baselines(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: summary["baselines"][name] for name in ARMS if name in summary.get("baselines", {})
-    }
+    found: dict[str, Any] = summary.get("baselines", {})
+    return found
 
 
 def _scores(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -210,8 +209,8 @@ def _scores(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _heading(baseline: str, column: str) -> str:
-    oracle = baseline in ORACLES and "unseen" in column
-    return ARMS[baseline] + (" *" if oracle else "")
+    oracle = BASELINES.find(baseline).oracle and "unseen" in column
+    return arm_label(baseline) + (" *" if oracle else "")
 
 
 def _score(cell: Mapping[str, Any] | None, base: str) -> str:

@@ -1,83 +1,14 @@
-"""Causal language models as embedders: the mean of the last hidden states.
+"""Hidden states of texts that begin alike: what they share is computed once.
 
-Dimension letters: ``R`` rows, one for each distinct (question, option); ``T`` texts of a batch;
-``L`` tokens; ``D`` embedding width.
+Dimension letters: ``T`` texts of a batch, ``B`` beginnings, ``L`` tokens, ``D`` embedding width.
 """
 
 import inspect
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-
-from plurallm.config.learning import CausalLMEmbedding
-from plurallm.data.embedding.batches import embed_texts
-from plurallm.data.embedding.models import causal_lm, count_tokens, model_folder
-from plurallm.data.embedding.pairs import Pair
-from plurallm.data.embedding.prompts import prompt_text
-from plurallm.data.embedding.scale import unit_mean_square
-
-
-def embed_causal_lm(
-    pairs: Sequence[Pair], config: CausalLMEmbedding, device: str, keep: Path | None
-) -> npt.NDArray[np.float32]:
-    """Embed with a causal language model, as GPO does (arXiv 2310.11523).
-
-    A vector is the mean of the hidden states that the model's head would read, over all tokens of
-    prompt and answer: those that the tokenizer or the template put in front count, padding does
-    not.
-
-    Parameters
-    ----------
-    pairs : sequence of (str, str)
-        Questions and options.
-    config : CausalLMEmbedding
-        Model, template, precision.
-    device : str
-        Where to compute.
-    keep : Path or None
-        Folder for finished parts.
-
-    Returns
-    -------
-    ndarray of shape (R, D), float32
-        Mean square 1 in each row.
-
-    Raises
-    ------
-    ValueError
-        When the model is missing or incomplete, or its tokenizer has no chat template to use.
-    """
-    model, tokenizer = causal_lm(model_folder(config.model), device, config.dtype)
-    # A chat template writes its special tokens itself.
-    special = config.template != "chat"
-    limit = min(
-        tokenizer.model_max_length,
-        getattr(model.config, "max_position_embeddings", None) or sys.maxsize,
-    )
-
-    def encode(batch: list[str]) -> npt.NDArray[np.float32]:
-        ids = tokenizer(batch, add_special_tokens=special, truncation=True, max_length=limit)
-        with torch.inference_mode():
-            mean_TD = mean_states(model, ids["input_ids"], device)
-        return mean_TD.cpu().numpy()
-
-    texts = [prompt_text(pair, config.template, tokenizer) for pair in pairs]
-    return unit_mean_square(
-        embed_texts(
-            texts,
-            lambda texts: count_tokens(tokenizer, texts, limit, special),
-            encode,
-            config.batch_tokens,
-            keep,
-            [question for question, _ in pairs],
-        )
-    )
 
 
 def mean_states(model: Any, ids: Sequence[Sequence[int]], device: str) -> Tensor:

@@ -1,0 +1,1 @@
+"""The choices of ``conf/embedding``, a file each."""

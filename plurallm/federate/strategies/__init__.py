@@ -1,0 +1,1 @@
+"""The choices of ``conf/strategy``, a file each."""

@@ -1,0 +1,1 @@
+"""The choices of ``training.loss``, a file each."""

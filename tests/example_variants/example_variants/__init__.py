@@ -1,0 +1,1 @@
+"""One variant of each kind, for the tests and as a pattern."""

@@ -1,0 +1,1 @@
+"""Files for the config groups of PluralLLM."""
