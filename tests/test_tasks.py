@@ -491,7 +491,8 @@ def test_the_configured_survey_is_loaded(
     data = config_dict(default)["data"]
     for key in ("num_groups", "num_questions", "respondents", "survey_seed"):
         del data[key]
-    own = FileData(**(data | {"source": "custom", "path": str(path)}))
+    written = {"encoding": None, "delimiter": None}
+    own = FileData(**(data | written | {"source": "custom", "path": str(path)}))
     survey = load_survey(own)
     assert survey.questions == (Question("q1", "Good?", ("Yes", "No")),)
     assert list(survey.answers) == list(read_survey(path, "custom").answers)
