@@ -34,7 +34,8 @@ from plurallm.config.overrides import (
     split_overrides,
 )
 from plurallm.config.schema import Config, WandbTracking
-from plurallm.config.surveys import FileData, SyntheticData
+from plurallm.config.surveys import FileData
+from plurallm.data.sources.made_up import SyntheticData
 from plurallm.learn.objectives.gaussian import GaussianTraining
 from plurallm.record.run_folder import RunFolder
 

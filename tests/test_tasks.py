@@ -17,7 +17,6 @@ from plurallm.config.digest import config_dict
 from plurallm.config.directories import cache_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.schema import Config
-from plurallm.config.surveys import FileData
 from plurallm.data.formats.tabular import SurveyError
 from plurallm.data.reading import read_survey
 from plurallm.data.roles import (
@@ -28,6 +27,7 @@ from plurallm.data.roles import (
     is_unseen,
     questions_needed,
 )
+from plurallm.data.sources.tables import CustomData
 from plurallm.data.survey import Answers, Question, Survey
 from plurallm.data.synthetic import generate_survey
 from plurallm.data.tasks import group_tasks, load_survey, plan_nodes, survey_table
@@ -491,7 +491,7 @@ def test_the_configured_survey_is_loaded(
     data = config_dict(default)["data"]
     for key in ("num_groups", "num_questions", "respondents", "survey_seed"):
         del data[key]
-    own = FileData(**(data | {"source": "custom", "path": str(path)}))
+    own = CustomData(**(data | {"source": "custom", "path": str(path)}))
     survey = load_survey(own)
     assert survey.questions == (Question("q1", "Good?", ("Yes", "No")),)
     assert list(survey.answers) == list(read_survey(path, "custom").answers)

@@ -7,7 +7,6 @@ the node does but never widen it.
 import dataclasses
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 from plurallm.config.compose import load_config
 from plurallm.config.digest import flatten
@@ -16,11 +15,9 @@ from plurallm.config.overrides import check_choice, hydra_quote, override_key
 from plurallm.config.protection import RespondentPrivacy
 from plurallm.config.ranges import make_section
 from plurallm.config.schema import Config
-from plurallm.config.surveys import FileData, OpinionQAData, RespondentData
 from plurallm.data.formats.tabular import SurveyError
 from plurallm.data.roles import Roles, count_seen, is_listed, questions_needed
 from plurallm.data.survey import Survey
-from plurallm.data.tasks import whole_survey
 from plurallm.federate.node.settings import NodeSettings
 
 ALLOWED = (
@@ -126,16 +123,12 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         )
     _check_sizes(run, settings)
     _check_promise(run, settings)
-    fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
-    fields |= {"source": settings.layout, "path": str(settings.survey)}
-    if settings.layout == "opinionqa":
-        data: FileData = OpinionQAData(**fields, ordinals=None)
-    elif settings.layout == "respondents":
-        data = _respondents(fields, settings)
-    else:
-        data = FileData(**fields)
+    fields = vars(run.data) | {"source": settings.layout, "path": str(settings.survey)}
+    there = [f"data={settings.layout}", f"data.path={hydra_quote(str(settings.survey))}"]
+    # The node's file, read as its data holder says and split as the run says.
+    reader = load_config([*there, *settings.reader], None).data
     own = {
-        "data": data,
+        "data": make_section(type(reader), vars(reader) | fields, "data"),
         "privacy": run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
         "device": settings.device,
         "threads": settings.threads or run.threads,
@@ -145,14 +138,6 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         "resume": None,
     }
     return make_section(Config, vars(run) | own)
-
-
-def _respondents(fields: dict[str, Any], settings: NodeSettings) -> RespondentData:
-    """The node's file of persons, read as its data holder says and split as the run says."""
-    path = f"data.path={hydra_quote(str(settings.survey))}"
-    own = load_config(["data=respondents", path, *settings.reader], None).data
-    assert isinstance(own, RespondentData)
-    return make_section(RespondentData, vars(own) | fields, "data")
 
 
 def _check_sizes(run: Config, settings: NodeSettings) -> None:
@@ -212,7 +197,7 @@ def own_survey(config: Config, settings: NodeSettings) -> Survey:
     SurveyError
         Naming file, row and reason, or the group that the file does not have.
     """
-    survey = whole_survey(config.data)
+    survey = config.data.read()
     for group in settings.groups:
         if group not in survey.answers:
             raise SurveyError(

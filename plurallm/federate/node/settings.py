@@ -8,7 +8,7 @@ from pathlib import Path
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import override_key, split_overrides
 from plurallm.config.surveys import FileData, RespondentData
-from plurallm.data.reading import FORMATS
+from plurallm.data.reading import table_layouts
 
 _SETTINGS = (
     *("survey", "layout", "groups", "role", "epsilon", "device", "threads"),
@@ -113,7 +113,7 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
         raise ConfigError(f"threads must be >= 1, but is {settings.threads}")
     for name, value, known in (
         ("role", settings.role, ("train", "score")),
-        ("layout", settings.layout, (*FORMATS, "respondents")),
+        ("layout", settings.layout, (*table_layouts(), "respondents")),
     ):
         if value not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, but is {value!r}")
