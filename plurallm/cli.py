@@ -4,6 +4,7 @@ A verb checks the configuration before it imports what works: a mistake is told 
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ USAGE = """usage: plurallm VERB [overrides]
 verbs:
   train              train a federation in this process, without Ray, and print its result
   embed              embed all texts of a survey into the cache, for the runs that follow
+  texts OUT.csv      write all texts of a survey, for vectors of your own (embedding=table)
   compare            compare federated, central and local training with baselines, over seeds
   report FOLDER      print the tables of a run or a comparison, and write its report.html
   check-data FILE    say what is in a survey file, data=custom unless data=... is given; --json
@@ -37,6 +39,12 @@ verbs:
   predict RUN_OR_BUNDLE --question TEXT --options A B ...
                      print how groups answer a question
   serve BUNDLE       answer HTTP requests with a reward bundle
+
+of a deployment (docs/deployment.md), each with its own --help:
+  certificates       make what TLS needs: an authority, and the server's certificate
+  server FOLDER      run the operator's server; register, bind, list and unregister nodes
+  submit FOLDER      submit a run to the server, and follow it
+  node FOLDER        run a data holder's node; make its key; check its survey
 
 Overrides are Hydra's: training.learning_rate=1e-3, data=custom data.path=answers.csv, ...
 `plurallm VERB --help` lists the configuration, `-m seed=1,2,3` runs one after the other,
@@ -50,6 +58,10 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
+    if arguments[0] in PROGRAMS:
+        # A program of its own: it stays for months, without what this one has imported.
+        program = [sys.executable, "-P", "-m", PROGRAMS[arguments[0]]]
+        os.execv(program[0], [*program, *arguments[1:]])
     if arguments[0] in PARSED:
         _report_errors(PARSED[arguments[0]], arguments[1:])
         return
@@ -159,6 +171,22 @@ def embed(overrides: Sequence[str]) -> None:
     print(f"table      {path}")
 
 
+def texts(overrides: Sequence[str]) -> None:
+    """Write the texts of a survey that embedding=table looks up."""
+    from plurallm.data.embedders.lookup import write_texts
+    from plurallm.data.embedding.pairs import distinct_pairs
+    from plurallm.data.tasks import load_survey
+
+    config = load_config(overrides, None)
+    if config.output_dir is None:
+        raise ConfigError("plurallm texts takes the CSV file to write: plurallm texts OUT.csv ...")
+    out = Path(config.output_dir)
+    pairs = list(distinct_pairs(load_survey(config.data), config.embedding))
+    write_texts(out, pairs)
+    print(f"{len(pairs)} texts, each a question with one of its options: {out}")
+    print("their vectors: an .npz file with question, option and vector (docs/embeddings.md)")
+
+
 def check_data(overrides: Sequence[str]) -> None:
     """Say what is in a survey file."""
     config = load_config(overrides, None)
@@ -214,6 +242,14 @@ def serve(overrides: Sequence[str]) -> None:
     run_server(config)
 
 
+PROGRAMS = {
+    "certificates": "plurallm.deploy.certificates",
+    "server": "plurallm.deploy.operator",
+    "submit": "plurallm.deploy.submit",
+    "node": "plurallm.deploy.node",
+}
+"""Verbs of a deployment: modules that are programs of their own."""
+
 PARSED: dict[str, Callable[[Sequence[str]], None]] = {
     "predict": predict,
     "import": import_survey,
@@ -229,14 +265,19 @@ TOOLS: dict[str, tuple[Callable[[Sequence[str]], None], tuple[str, ...]]] = {
 VERBS: dict[str, Callable[[Sequence[str]], object]] = {
     "train": train,
     "embed": embed,
+    "texts": texts,
     "compare": compare,
     "report": report,
     "check-data": check_data,
 }
 
-PATH_VERBS = {"check-data": ("data.path", "data=custom"), "report": ("output_dir", "")}
-"""Verbs whose first argument is a path: the key that it is the value of, and a choice that goes
-without saying, if any."""
+PATH_VERBS = {
+    "check-data": ("data.path", ("data=custom",)),
+    "report": ("output_dir", ()),
+    "texts": ("output_dir", ("embedding=table", "embedding.path=''")),
+}
+"""Verbs whose first argument is a path: the key that it is the value of, and overrides that go
+without saying."""
 
 
 def _run_tool(name: str, arguments: Sequence[str]) -> None:
@@ -255,12 +296,11 @@ def _run_tool(name: str, arguments: Sequence[str]) -> None:
 
 def _name_path(verb: str, arguments: list[str]) -> list[str]:
     """Turn a leading path into an override, and add the choice that goes without saying."""
-    key, choice = PATH_VERBS[verb]
+    key, unsaid = PATH_VERBS[verb]
     if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
         arguments = [f"{key}={hydra_quote(arguments[0])}", *arguments[1:]]
-    group = choice.partition("=")[0] + "="
-    said = not choice or any(argument.startswith(group) for argument in arguments)
-    return arguments if said else [choice, *arguments]
+    said = {argument.partition("=")[0] for argument in arguments}
+    return [*(own for own in unsaid if own.partition("=")[0] not in said), *arguments]
 
 
 def _config_dir(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -307,10 +347,17 @@ def _report_errors(
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except RuntimeError as error:
-        _fail(error, 1)
+        no_home = "determine home directory" in str(error)  # of a library, by way of pathlib
+        _fail(ConfigError(NO_HOME) if no_home else error, 2 if no_home else 1)
     except KeyboardInterrupt:
         print("plurallm: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+NO_HOME = (
+    "no home folder: HOME is not set, and the system does not know this user: set HOME to a folder "
+    "that can be written"
+)
 
 
 def _fail(error: Exception, status: int) -> NoReturn:

@@ -25,4 +25,4 @@ esac
 
 # shellcheck source=scripts/setup.sh
 source "$repository/scripts/setup.sh"
-exec "$repository/.venv/bin/python" "$repository/scripts/certificates.py" "$@"
+exec "$repository/.venv/bin/plurallm" certificates "$@"

@@ -24,15 +24,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from processes import REPOSITORY, end_processes, exit_on_signals, free_port
 from separate_hosts import Host, separate_hosts
 
 from plurallm.config.compose import load_config
 from plurallm.data.survey import Survey
 from plurallm.data.tasks import load_survey
+from plurallm.deploy.processes import end_processes, free_port
+from plurallm.deploy.supervision import exit_on_signals
 from plurallm.federate.in_process import run_in_process
 
-SCRIPTS = REPOSITORY / "scripts"
 START_SECONDS = 600.0  # seconds on an idle machine, minutes on one with much else to do
 SMALL = (
     *("embedding.width=64", "model.width=32", "model.layers=2", "model.heads=2"),
@@ -69,7 +69,7 @@ class LocalDeployment:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._hosts = hosts or {}
         self.address = self._hosts["server"].address if hosts else "127.0.0.1"
-        self._script("certificates.py", str(self.server), self.address)
+        self._script("certificates", str(self.server), self.address)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +93,7 @@ class LocalDeployment:
         arguments = ["start", "--host", host, "--port", str(self.port)]
         if behind_proxy is not None:
             arguments += ["--behind-proxy", str(behind_proxy)]
-        self._start("server", "server.py", str(self.server), *arguments)
+        self._start("server", "operator", str(self.server), *arguments)
         limit = time.monotonic() + START_SECONDS
         while self.log("server").count(listens) == before:
             if time.monotonic() > limit or self.processes["server"].poll() is not None:
@@ -106,12 +106,12 @@ class LocalDeployment:
         """Make a node's key, register it unless told otherwise, and start the node."""
         folder = self.folder / name
         if not (folder / "key").exists():
-            self._script("node.py", str(folder), "key")
+            self._script("node", str(folder), "key")
             if key:
                 public = str(folder / "key.pub")
-                self._script("server.py", str(self.server), "register", public, group or name)
+                self._script("operator", str(self.server), "register", public, group or name)
         self._start(
-            *(name, "node.py", str(folder), "start", "--survey", str(survey)),
+            *(name, "node", str(folder), "start", "--survey", str(survey)),
             *("--group", group or name, "--superlink", f"{self.address}:{self.port}"),
             *("--ca", str(self.server / "ca.crt"), "--device", "cpu", *options),
         )
@@ -142,7 +142,9 @@ class LocalDeployment:
             return subprocess.Popen(
                 [
                     *self._prefix("server"),
-                    *(sys.executable, str(SCRIPTS / "submit.py"), str(self.server), *overrides),
+                    *program("submit"),
+                    str(self.server),
+                    *overrides,
                 ],
                 cwd=self.folder,
                 stdout=output,
@@ -175,13 +177,13 @@ class LocalDeployment:
     def _home(self, name: str) -> Path:
         return (self.server if name == "server" else self.folder / name) / "flower"
 
-    def _start(self, name: str, script: str, *arguments: str) -> None:
+    def _start(self, name: str, verb: str, *arguments: str) -> None:
         # Nodes of another deployment of this user do not count against this one's processes.
         own = self.folder / "tmp"
         own.mkdir(exist_ok=True)
         with (self.folder / f"{name}.log").open("ab") as output:
             self.processes[name] = subprocess.Popen(
-                [*self._prefix(name), sys.executable, str(SCRIPTS / script), *arguments],
+                [*self._prefix(name), *program(verb), *arguments],
                 env=os.environ | {"TMPDIR": str(own)},
                 stdout=output,
                 stderr=output,
@@ -190,17 +192,22 @@ class LocalDeployment:
     def _prefix(self, name: str) -> tuple[str, ...]:
         return self._hosts[name].prefix if name in self._hosts else ()
 
-    def _script(self, script: str, *arguments: str) -> None:
+    def _script(self, verb: str, *arguments: str) -> None:
         # All but the node's own key concerns the server's folder.
-        command = [*self._prefix("server"), sys.executable, str(SCRIPTS / script), *arguments]
+        command = [*self._prefix("server"), *program(verb), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise RuntimeError(f"{script} {' '.join(arguments)}: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{verb} {' '.join(arguments)}: {done.stdout}{done.stderr}")
 
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
         return os.environ | quiet | {"PATH": path, "FLWR_HOME": str(self._home("server"))}
+
+
+def program(verb: str) -> tuple[str, ...]:
+    """Command of a verb's program, as `plurallm` starts it."""
+    return sys.executable, "-P", "-m", f"plurallm.deploy.{verb}"
 
 
 def write_surveys(folder: Path, groups: int) -> dict[str, Path]:

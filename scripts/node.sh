@@ -29,4 +29,4 @@ esac
 
 # shellcheck source=scripts/setup.sh
 source "$repository/scripts/setup.sh"
-exec "$repository/.venv/bin/python" "$repository/scripts/node.py" "$@"
+exec "$repository/.venv/bin/plurallm" node "$@"

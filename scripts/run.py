@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -26,25 +25,22 @@ from typing import Any
 
 import psutil
 import torch
-from processes import (
-    COMMAND_SECONDS,
-    REPOSITORY,
-    RunError,
-    ask,
-    end_processes,
-    exit_on_signals,
-    on_signals,
-)
 
 from plurallm.config.compose import load_config
 from plurallm.config.overrides import absolute_overrides, hydra_quote
 from plurallm.config.schema import Config
 from plurallm.data.tasks import load_survey, plan_nodes, survey_table
+from plurallm.deploy.flower_run import complete_lines, copy_app, last_lines, run_config
+from plurallm.deploy.processes import COMMAND_SECONDS, RunError, ask, end_processes
+from plurallm.deploy.supervision import exit_on_signals, on_signals
 from plurallm.federate.server_app import checkpoint_to_resume
 from plurallm.record.lock import check_unlocked
 from plurallm.record.progress import ProgressTracker
 from plurallm.record.run_folder import new_run_folder
 from plurallm.results.report.report_folder import report_folder
+
+LONGEST_TEMPORARY = 24
+"""Characters in the path of a folder in which the sockets of Ray fit."""
 
 
 def main(typed: Sequence[str]) -> int:
@@ -97,10 +93,7 @@ def run_app(config: Config, overrides: Sequence[str], nodes: int, log: Path) -> 
         superlink = start_superlink(home, options)
         (home / "run.toml").write_text(run_config(overrides), encoding="utf-8")
         settings = ("--run-config", str(home / "run.toml"), "--federation-config", resources)
-        app = home / "app"  # a copy: Flower walks the whole tree, and refuses some folder names
-        for name in ("plurallm", "conf"):
-            shutil.copytree(REPOSITORY / name, app / name)
-        shutil.copy2(REPOSITORY / "pyproject.toml", app)
+        app = copy_app(home / "app")
         number = ask(options, "run", str(app), "own", *settings)["run-id"]
         stream = Popen(("flwr", "log", number, "own", "--stream"), **options)
         print("Started; the first round takes half a minute or so to come", flush=True)
@@ -132,18 +125,32 @@ def plan_resources(config: Config, nodes: int) -> tuple[str, int]:
     ), actors
 
 
-def run_config(overrides: Sequence[str]) -> str:
-    """TOML of the app's run configuration: one text, for ``shlex.split`` to take apart."""
-    # JSON's strings are TOML's, except that TOML wants DEL escaped.
-    text = json.dumps(shlex.join(overrides), ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"overrides = {text}\n"
+def temporary_folder() -> Path:
+    """Make a folder in TMPDIR, or in /tmp where that is too deep for the sockets of Ray.
+
+    Raises
+    ------
+    RunError
+        When it cannot be made.
+    """
+    # Ray adds some 70 characters, and the path of a socket may have 107.
+    try:
+        place = tempfile.gettempdir()  # what TMPDIR says, if one can write there
+        if len(place) > LONGEST_TEMPORARY:
+            print(f"run: {place} is too deep for Ray's sockets: taking /tmp", file=sys.stderr)
+            place = "/tmp"
+        return Path(tempfile.mkdtemp(prefix="plm-", dir=place))
+    except OSError as error:
+        raise RunError(
+            f"no temporary folder can be made ({error}): set TMPDIR to a folder with space, whose "
+            f"path has at most {LONGEST_TEMPORARY} characters"
+        ) from error
 
 
 @contextmanager
 def own_home() -> Iterator[Path]:
     """Give a fresh ``FLWR_HOME``; at the end, whichever, end its processes and remove it."""
-    # Not below a long TMPDIR: Ray adds some 70 characters, and the path of a socket may have 107.
-    home = Path(tempfile.mkdtemp(prefix="plm-", dir="/tmp"))
+    home = temporary_folder()
     try:
         try:
             yield home
@@ -212,18 +219,6 @@ def follow(folder: Path, rounds: int, stream: Popen[bytes], superlink: Popen[byt
                     progress.log_round(row, {})
             shown = len(lines)  # fewer, once a resumed run went back to its checkpoint
             time.sleep(0.5)
-
-
-def complete_lines(file: Path) -> list[str]:
-    """Give the lines that are written to their end."""
-    return file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-
-
-def last_lines(log: Path, count: int = 15) -> str:
-    """Give the end of the log, without what only tells that all goes its way."""
-    noise = re.compile(r"^\s*$|INFO |Exit Code: |An unhandled exception occ|For more information,")
-    lines = log.read_text(errors="replace").splitlines()
-    return "\n".join([line for line in lines if not noise.search(line)][-count:])
 
 
 if __name__ == "__main__":

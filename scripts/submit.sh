@@ -26,4 +26,4 @@ esac
 
 # shellcheck source=scripts/setup.sh
 source "$repository/scripts/setup.sh"
-exec "$repository/.venv/bin/python" "$repository/scripts/submit.py" "$@"
+exec "$repository/.venv/bin/plurallm" submit "$@"

@@ -52,6 +52,7 @@ def tiny_overrides(tmp_path: Path) -> list[str]:
         *("model.layers=1", "training.steps_per_round=2", "evaluation.every=1"),
         *("training.context_questions=[5,10]", "training.target_questions=[5,10]"),
         *("evaluation.context_questions=10", "federation.rounds=2", "threads=1"),
+        "personal=none",  # tests of experts ask for them
         *(f"cache_dir={tmp_path / 'cache'}", f"output_dir={tmp_path / 'run'}"),
     ]
 

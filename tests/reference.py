@@ -206,7 +206,7 @@ def plurality_by_pair(tasks, predict, config, column):
         )[0]
         for task in tasks
     ]
-    own, swapped, true, told, between, true_between = [], [], [], [], [], []
+    own, swapped, true, told, between, true_between, assigned = [], [], [], [], [], [], []
 
     def score(p, q):
         return jensen_shannon_distance(p.double(), q.double()).item()
@@ -224,6 +224,10 @@ def plurality_by_pair(tasks, predict, config, column):
             true_2 = [part.share_QO[0] for part in asked]
             own += [1 - score(true_2[side], told_2[side]) for side in (0, 1)]
             swapped += [1 - score(true_2[side], told_2[1 - side]) for side in (0, 1)]
+            if max(abs(float(a) - float(b)) for a, b in zip(*true_2, strict=True)) >= 0.1:
+                for side in (0, 1):
+                    difference = own[side - 2] - swapped[side - 2]
+                    assigned.append(0.5 if difference == 0 else float(difference > 0))
             between.append(score(*told_2))
             true_between.append(score(*true_2))
             true += (true_2[0].double() - true_2[1].double()).tolist()
@@ -237,6 +241,7 @@ def plurality_by_pair(tasks, predict, config, column):
         "slope": products[0] / products[1],
         "between": float(np.mean(between)),
         "true_between": float(np.mean(true_between)),
+        "assigned": float(np.mean(assigned)),
     }
 
 
@@ -251,10 +256,10 @@ def mix_by_hand(members, context, target):
             member(context.take(torch.tensor(shown)), one.without_shares())[0] for member in members
         ]
         for option in one.mask_QO[0].nonzero()[:, 0].tolist():
-            values = [float(expert[option]) for expert in told]
+            values = [math.sqrt(expert[option]) for expert in told]
             mean = math.fsum(values) / len(values)
             rows.append([value - mean for value in values])
-            errors.append(float(one.share_QO[0, option]) - mean)
+            errors.append(math.sqrt(one.share_QO[0, option]) - mean)
             of_question.append(place)
     design, error = np.array(rows), np.array(errors)
 
@@ -276,11 +281,11 @@ def mix_by_hand(members, context, target):
     shares = torch.zeros(target.mask_QO.shape, dtype=torch.float64)
     for row in range(len(target)):
         one = target.take(torch.tensor([row])).without_shares()
-        told = torch.stack([member(context, one)[0].double() for member in members])
+        told = torch.stack([member(context, one)[0].double().sqrt() for member in members])
         options = one.mask_QO[0]
         mean = told.mean(0)
-        share = mean + torch.from_numpy(weights) @ (told - mean)
-        shares[row, options] = share[options].clamp(min=1e-3)
+        roots = mean + torch.from_numpy(weights) @ (told - mean)
+        shares[row, options] = roots[options].clamp(min=math.sqrt(1e-3)) ** 2
         shares[row] /= shares[row].sum()
     return shares
 

@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +207,26 @@ def test_a_models_file_is_replaced_whole(tmp_path: Path) -> None:
         save_arrays(path, arrays(seed))
         assert same(load_file(path), arrays(seed))
     assert names(tmp_path) == ["model.safetensors"]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from plurallm.record.checkpoint import Checkpoint, save_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as a disk that is full
+try:
+    save_checkpoint(Path(sys.argv[1]), Checkpoint(3, {"w": np.ones(9999)}, {}))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{tmp_path}/round-000003.safetensors cannot be written: ")
+    assert "File too large" in line

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,11 @@ from tiny import TINY
 from plurallm.config.compose import load_config
 from plurallm.config.error import ConfigError
 from plurallm.config.schema import Config
-from plurallm.data.preferences import Preferences
 from plurallm.evaluate.baselines.pooled_answers import simplex_weights
 from plurallm.learn.local import train_group
 from plurallm.results.compare.arms import read_arm
 from plurallm.results.compare.centralized_arm import Pooled
 from plurallm.results.compare.convergence import convergence
-from plurallm.results.compare.experts_arm import mix_experts
 from plurallm.results.compare.over_seeds import answered_cells, over_seeds, question_fairness
 from plurallm.results.compare.paired import Pairs, read_pairs
 from plurallm.results.compare.run_comparison import ArmsFailedError, run_comparison
@@ -28,11 +25,11 @@ from plurallm.results.compare.verdicts import verdicts
 from plurallm.study import cached_study
 
 HELD_OUT = "held_out_groups.seen_questions"
-ARMS = "federated,pooled_steps,pooled_rounds,local,experts,paper,uniform,mean,mixture,neighbours"
+ARMS = "federated,pooled_steps,pooled_rounds,local,paper,uniform,mean,mixture,neighbours"
 SMALL = [
     *TINY,
     *("federation.rounds=3", "training.steps_per_round=2", "evaluation.every=1", "threads=1"),
-    *("compare.jobs=2", "compare.expert_steps=2"),
+    "compare.jobs=2",
 ]
 
 
@@ -197,32 +194,6 @@ def test_simplex_weights_are_the_best_of_a_grid() -> None:
     assert cost(weight_G) <= best + 1e-6
 
 
-def test_experts_are_weighted_by_how_well_they_predict_the_context() -> None:
-    count = 20
-    context = Preferences(
-        question_Q=torch.arange(count),
-        row_QO=torch.zeros(count, 2, dtype=torch.int64),
-        share_QO=torch.tensor([[0.8, 0.2]]).repeat(count, 1),
-        mask_QO=torch.ones(count, 2, dtype=torch.bool),
-        position_QO=torch.full((count, 2), math.nan),
-    )
-    seen_by_experts = []
-
-    def expert(first: float) -> Callable[[Preferences, Preferences], torch.Tensor]:
-        def predict(shown: Preferences, asked: Preferences) -> torch.Tensor:
-            seen_by_experts.append((len(shown), asked.share_QO.abs().sum().item()))
-            return torch.tensor([[first, 1 - first]]).repeat(len(asked), 1)
-
-        return predict
-
-    predict = mix_experts([expert(0.8), expert(0.1)])
-    mixed = predict(context, context.take(torch.arange(3)).without_shares())
-    # 40 (0.7 b)^2 + 2 (b - 1/2)^2 is least at b = 1 / 21.6, the weight of the wrong expert.
-    assert mixed[0, 0].item() == pytest.approx(0.8 - 0.7 / 21.6, abs=1e-3)
-    assert all(hidden == 0 for _, hidden in seen_by_experts)
-    assert {shown for shown, _ in seen_by_experts} == {16, 20}
-
-
 # A whole small comparison
 
 
@@ -325,14 +296,6 @@ def test_the_published_arm_stays_as_published() -> None:
     published = load_config(["training=paper", "training.steps_per_round=9"], None)
     assert paper.training == published.training
     assert paper.strategy.name == "fedavg"
-
-
-def test_experts_of_a_federated_arm_that_failed_say_so(tmp_path: Path) -> None:
-    overrides = [*SMALL, "compare.arms=[federated,experts]", "federation.min_groups=50"]
-    with pytest.raises(ArmsFailedError, match="2 of 2"):
-        run_comparison([*overrides, "compare.seeds=[1]"], tmp_path / "failing")
-    reason = (tmp_path / "failing" / "experts" / "seed-1" / "failure.txt").read_text()
-    assert reason == "federated with seed 1 has failed"
 
 
 def test_an_arm_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import yaml
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from hypothesis import HealthCheck, given, settings
@@ -33,6 +34,7 @@ from plurallm.federate.server_app import app as server_app
 from plurallm.record.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from plurallm.results.compare.run_comparison import run_comparison
 from plurallm.results.compare.summary import comparison_results
+from plurallm.results.run import Run
 from plurallm.reward import PreferenceRewardModel
 from plurallm.reward.export import export_bundle
 
@@ -120,7 +122,10 @@ def test_the_order_of_rows_is_no_content_and_every_cell_is(
     column = data.draw(st.sampled_from(["counts", "question", "options", "question_id", "group"]))
     others = {own["group"] for own in rows if own["group"] != group}
     if column == "counts":
-        rows[row] = rows[row] | {"counts": [rows[row]["counts"][0] + 1, *rows[row]["counts"][1:]]}
+        first, second, *rest = rows[row]["counts"]
+        moved = data.draw(st.booleans()) and first != second  # the sum stays, or it changes
+        counts = [second, first, *rest] if moved else [first + 1, second, *rest]
+        rows[row] = rows[row] | {"counts": counts}
     elif column == "group":
         rows[row] = rows[row] | {"group": "Nobody"}
     else:  # a question is the same for every group
@@ -326,9 +331,51 @@ def test_a_comparison_is_over_one_survey(write_survey: Write, tmp_path: Path) ->
     few[few.index(f"data.path={path}")] = f"data.path={moved}"
     run_comparison([*few, "compare.arms=[federated,mean,mixture]"], folder)
     assert set(comparison_results(folder)["arms"]) == {"federated", "mean", "mixture"}
+
+
+def test_a_comparison_of_0_1_0_is_reported_with_a_warning_and_does_not_go_on(
+    write_survey: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, folder = shuffled(make_rows()), tmp_path / "compare"
+    path = write_survey(rows)
+    rules = ["data.split_by=id", "data.join_parentheses=true", "data.non_answers=keep"]
+    own = [*RUN, "federation.rounds=1", f"data.path={path}", "compare.jobs=1", "compare.seeds=[1]"]
+    own += ["compare.arms=[federated,mean]", *rules]
+    run_comparison(own, folder)
+    now = comparison_results(folder)
+    # 0.1.0 named questions by their place in the file, and knew none of these keys.
+    ids = list(dict.fromkeys(row["question_id"] for row in rows))
+    in_file = np.array([ids.index(name) for name in sorted(ids)])
+    for file in folder.rglob("pairs.npz"):
+        arrays = dict(np.load(file))
+        np.savez_compressed(file, **arrays | {"question_N": in_file[arrays["question_N"]]})
     (folder / "content.json").unlink()
-    with pytest.raises(ConfigError, match=r"a comparison of plurallm 0\.1\.0"):
-        comparison_results(folder)
+    config = yaml.safe_load((folder / "compare.yaml").read_text())
+    for rule in rules:
+        del config["data"][rule.partition("=")[0].removeprefix("data.")]
+    (folder / "compare.yaml").write_text(yaml.safe_dump(config))
+    command = shlex.split((folder / "command.txt").read_text())
+    (folder / "command.txt").write_text(shlex.join(word for word in command if word not in rules))
+    before = comparison_results(folder)
+    assert any("did not record the content" in line for line in caplog.messages)
+    for part in ("arms", "examples", "unanswered", "unanswered_counts", "verdicts"):
+        assert before[part] == now[part]
+    with pytest.raises(ConfigError, match=r"comparison of plurallm 0\.1\.0.*compare anew"):
+        run_comparison([*own, "compare.arms=[federated,mean,mixture]"], folder)
+
+
+def test_the_study_of_a_run_is_the_one_that_it_was_trained_on(
+    write_survey: Write, tmp_path: Path
+) -> None:
+    rows = make_rows()
+    own = [*RUN, "federation.rounds=1", f"data.path={write_survey(rows)}"]
+    run_in_process([*own, f"output_dir={tmp_path / 'run'}"])
+    context = Run(tmp_path / "run").study.context("West")
+    write_survey(shuffled(rows))
+    assert Run(tmp_path / "run").study.context("West") == context
+    write_survey(reversed_counts(rows, "West"))
+    with pytest.raises(ConfigError, match=r"other answers or questions now: \"West\""):
+        assert Run(tmp_path / "run").study
 
 
 def test_answers_that_were_not_evaluated_are_not_released(

@@ -6,15 +6,23 @@ import stat
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import psutil
 import pytest
+import uvicorn
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResultStatus
+from flwr.supernode.main import create_app
+from flwr.supernode.nodestate import NodeStateFactory
 
-from plurallm.deploy.executor import BoundedExecutor, Slots, client_of
+from plurallm.deploy.claim import Claim
+from plurallm.deploy.executor import BoundedExecutor
+from plurallm.deploy.slots import Slots
+from plurallm.deploy.superexec import client_of
 
 TOKEN = "0123456789abcdef" * 4
 ALL = set(TaskType)
@@ -151,14 +159,44 @@ def test_the_claim_is_kept_while_a_process_starts_and_one_in_vain_is_ended(
     monkeypatch.setattr("plurallm.deploy.claim.START_SECONDS", 0)
     link.paths.clear()
     wait_for(lambda: executor.reconcile() or len(link.paths) > 2)
-    assert {path.rpartition("/")[2] for path in link.paths} == {"get-nodes"}  # prolongs nothing
-    link.status = 500
-    link.paths.clear()
-    wait_for(lambda: executor.reconcile() or len(link.paths) > 2)
-    assert not executor.get_eligible_capacity(ALL)[0]  # a fault of the link says nothing
+    assert {path.rpartition("/")[2] for path in link.paths} == {"pull-object"}  # prolongs nothing
+    for status in (500, 403):  # a fault of the link says nothing, nor does another refusal
+        link.status = status
+        link.paths.clear()
+        wait_for(lambda: executor.reconcile() or len(link.paths) > 2)
+        assert not executor.get_eligible_capacity(ALL)[0]
     link.status = 401
     wait_for(lambda: bool(executor.get_eligible_capacity(ALL)[0]))
     assert "task 7 is not waited for any more" in capfd.readouterr().err
+
+
+@pytest.fixture
+def supernode():
+    """Flower's own API of a SuperNode, with a task that a process works on."""
+    factory = NodeStateFactory(ObjectStoreFactory())
+    state = factory.state()
+    task = state.create_task(TaskType.CLIENT_APP, run_id=1)
+    token = state.claim_task(task)
+    config = uvicorn.Config(create_app(factory), host="127.0.0.1", port=0, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started)
+    yield state, task, token, server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_process_that_takes_long_is_left_alone_as_long_as_its_node_waits(supernode, monkeypatch):
+    monkeypatch.setattr("plurallm.deploy.claim.LOOK_SECONDS", 0)
+    state, task, token, port = supernode
+    claim = Claim(replace(spec(address=f"127.0.0.1:{port}"), token=token))
+    for seconds in (180, 0):  # while it starts, and when it has long been at work
+        monkeypatch.setattr("plurallm.deploy.claim.START_SECONDS", seconds)
+        assert not any(claim.is_lost() for _ in range(5))
+    state.finish_task(task, sub_status="failed", details="")
+    assert [claim.is_lost() for _ in range(2)] == [False, True]
+    claim.close()
 
 
 def test_a_server_that_is_overloaded_for_a_moment_does_not_end_superexec(link, tmp_path, capfd):

@@ -6,10 +6,11 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import certificates
 import pytest
 import strangers
-from processes import free_port
+
+from plurallm.deploy import certificates
+from plurallm.deploy.processes import free_port
 
 
 class Superlink(BaseHTTPRequestHandler):

@@ -10,10 +10,11 @@ import time
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import certificates
 import psutil
 import pytest
-from processes import free_port
+
+from plurallm.deploy import certificates
+from plurallm.deploy.processes import free_port
 
 FLEET = "/v1/fleet/pull-messages"
 

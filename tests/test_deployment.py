@@ -783,9 +783,15 @@ def test_a_node_sends_an_expert_only_where_its_data_holder_allows_it(deploy, nod
     assert {len(stacked) for stacked in weights.values()} == {2}
 
 
-def test_without_any_expert_the_run_says_who_may_allow_them(deploy):
-    with pytest.raises(FederationError, match=r"no group sent an expert.*allow=personal\.experts"):
-        deploy("experts", EXPERTS)
+def test_without_any_expert_the_global_model_predicts_and_the_run_says_so(deploy, caplog):
+    folder = deploy("experts", EXPERTS)
+    assert "no group sent an expert" in caplog.text
+    assert "allow=personal.experts" in caplog.text
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["experts"]["groups"] == []
+    assert set(summary["experts"]["declined"]) == set(summary["train_groups"])
+    assert summary["cells"] == lines(folder)[-1]["cells"]
+    assert not (folder / "experts").exists()
 
 
 def test_a_run_may_not_set_how_experts_learn(nodes):

@@ -18,8 +18,8 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.auth.superexec import create_superexec_auth_metadata, derive_auth_secret
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 from local_deployment import SMALL, LocalDeployment, write_surveys
-from processes import free_port
 
+from plurallm.deploy.processes import free_port
 from plurallm.federate.in_process import run_in_process
 
 pytestmark = pytest.mark.slow

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_deployment import SMALL, LocalDeployment, write_surveys
-from processes import ask, surroundings
+from local_deployment import SMALL, LocalDeployment, program, write_surveys
 from safetensors.numpy import load_file
 
 from plurallm.cli import export
+from plurallm.deploy.processes import ask, surroundings
 from plurallm.federate.client_app import app as client_app
 
 pytestmark = pytest.mark.slow
@@ -105,6 +105,21 @@ def same_model(one, other):
     return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
+def without_place(bundle):
+    """A bundle's files without what says, or depends on, where the answers were.
+
+    In a deployment no place has all of the survey, nor the answers of two groups.
+    """
+    files = {file.name: file.read_bytes() for file in bundle.iterdir()}
+    config = json.loads(files["config.json"])
+    places = (config["content"].pop("survey"), config["provenance"].pop("data"))
+    assert places[1] == ("custom" if places[0] else "nodes")
+    config["provenance"].pop("plurality", None)
+    card, plurality = files["README.md"].decode().split("## Plurality\n")
+    card = card.replace(f"Data: `{places[1]}`", "")
+    return files | {"config.json": config, "README.md": (card, plurality.split("## Limits")[1])}
+
+
 def test_the_script_shows_the_same_model_as_the_engine_in_one_process(tmp_path):
     started = time.monotonic()
     done = subprocess.run(
@@ -126,11 +141,7 @@ def test_the_script_shows_the_same_model_as_the_engine_in_one_process(tmp_path):
     for run in ("run", "in-process"):
         bundle = tmp_path / f"bundle-{run}"
         export([f"run={tmp_path / 'all' / run}", f"folder={bundle}", *released])
-        bundles.append({file.name: file.read_bytes() for file in bundle.iterdir()})
-    # The card and the provenance say where the answers were: with the nodes, or in one file.
-    for name in ("README.md", "config.json"):
-        here, there = (bundle.pop(name) for bundle in bundles)
-        assert here.replace(b"nodes", b"custom") == there
+        bundles.append(without_place(bundle))
     assert bundles[0] == bundles[1]
     assert "model.safetensors" in bundles[0]
 
@@ -295,7 +306,7 @@ def test_ctrl_c_stops_the_run(deployment, tmp_path):
 
 
 def test_the_operator_sees_who_is_there(deployment):
-    command = [sys.executable, REPOSITORY / "scripts/server.py", deployment.server, "nodes"]
+    command = [*program("operator"), deployment.server, "nodes"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for group in list(deployment.files)[:4]:
         assert re.search(rf"^\d+ +online .* {re.escape(group)}$", shown, re.MULTILINE), shown
@@ -333,7 +344,7 @@ def test_an_unregistered_key_is_turned_away(deployment):
 
 def test_another_authoritys_server_is_not_spoken_to(deployment, tmp_path):
     begin = time.monotonic()
-    make = [sys.executable, REPOSITORY / "scripts/certificates.py", tmp_path / "other", "localhost"]
+    make = [*program("certificates"), tmp_path / "other", "localhost"]
     subprocess.run(make, check=True, capture_output=True)
     first = next(iter(deployment.files))
     process = start_by_hand(
@@ -462,10 +473,10 @@ def test_nodes_run_their_own_code_and_one_that_sends_nan_is_left_out(deployment,
     spoil = "    for values in stacked.values():\n        values[...] = float('nan')\n"
     client.write_text(text.replace(mark, spoil + mark))
     sixth = list(deployment.files)[5]
-    script = [sys.executable, REPOSITORY / "scripts/node.py", tmp_path / "open", "key"]
+    script = [*program("node"), tmp_path / "open", "key"]
     subprocess.run(script, check=True, capture_output=True)
     register = [
-        *(sys.executable, REPOSITORY / "scripts/server.py", deployment.server, "register"),
+        *(*program("operator"), deployment.server, "register"),
         *(tmp_path / "open/key.pub", sixth),
     ]
     subprocess.run(register, check=True, capture_output=True)

@@ -4,18 +4,16 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-from local_deployment import SMALL, LocalDeployment, write_surveys
-from processes import ask, surroundings
+from local_deployment import SMALL, LocalDeployment, program, write_surveys
+
+from plurallm.deploy.processes import ask, surroundings
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 LONG = 900.0  # seconds; only a machine with much else to do comes near it
 
 
@@ -78,7 +76,7 @@ class Running:
         )
 
     def script(self, *arguments):
-        command = [sys.executable, SCRIPTS / "server.py", self.deployment.server, *arguments]
+        command = [*program("operator"), self.deployment.server, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def node_of(self, group):
@@ -114,7 +112,7 @@ def test_another_registered_key_cannot_take_a_group_whose_node_is_away(running):
     rightful = running.node_of(group)
     running.deployment.kill(group)
     thief = running.folder / "thief"
-    subprocess.run([sys.executable, SCRIPTS / "node.py", thief, "key"], check=True)
+    subprocess.run([*program("node"), thief, "key"], check=True)
     said = running.script("register", thief / "key.pub", running.fourth, "--name", "thief")
     number = re.search(r"as node (\d+)", said)[1]
     running.deployment.add_node("thief", running.files[group], group=group)

@@ -3,8 +3,11 @@
 Dimension letters: ``R`` rows of the table, ``T`` texts, ``L`` tokens, ``D`` embedding width.
 """
 
+import json
 import logging
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -24,8 +25,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plurallm.data.embedders.causal_lm import CausalLMEmbedding, mean_over_tokens
+from plurallm.data.embedders.causal_lm import CausalLMEmbedding
 from plurallm.data.embedding import batches
+from plurallm.data.embedding.beginnings import mean_over_tokens, mean_states
+from plurallm.data.embedding.models import causal_lm
 from plurallm.data.embedding.pairs import question_pairs
 from plurallm.data.embedding.prompts import prompt_text
 from plurallm.data.embedding.table import embed_pairs, embedding_table
@@ -177,6 +180,31 @@ def test_batches_equal_one_text_after_the_other(
     assert table_RD == pytest.approx(one_by_one(llama, texts), abs=1e-5)
 
 
+def test_a_shared_beginning_is_computed_once(llama: Path) -> None:
+    own = config(llama, batch_tokens=10_000)
+    model, tokenizer = causal_lm(llama, "cpu", "float32")
+    ids = [tokenizer(prompt_text(pair, "alpaca", tokenizer))["input_ids"] for pair in pairs(own)]
+    read: list[int] = []
+    hook = model.embed_tokens.register_forward_hook(
+        lambda _layer, inputs, _out: read.append(inputs[0].numel())
+    )
+    try:
+        mean_TD = mean_states(model, ids, "cpu")
+        alone_TD = torch.cat([mean_states(model, [text], "cpu") for text in ids])
+    finally:
+        hook.remove()
+    assert mean_TD.detach().numpy() == pytest.approx(alone_TD.detach().numpy(), abs=1e-5)
+    assert sum(read[:2]) < sum(map(len, ids)) * 0.6
+
+
+@pytest.mark.parametrize("ids", [[[5], [5], [7]], [[5, 6, 7], [9], [5, 6, 8]], [[5, 6]] * 3])
+def test_short_and_equal_texts_are_as_if_alone(llama: Path, ids: list[list[int]]) -> None:
+    model, _ = causal_lm(llama, "cpu", "float32")
+    with torch.inference_mode():
+        alone_TD = torch.cat([mean_states(model, [text], "cpu") for text in ids])
+        torch.testing.assert_close(mean_states(model, ids, "cpu"), alone_TD, rtol=0, atol=1e-5)
+
+
 def test_learned_positions_do_not_count_padding(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -267,15 +295,15 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
     calls: list[int] = []
 
     def stop_after(count: int) -> Callable[..., torch.Tensor]:
-        def counted(*inputs: torch.Tensor) -> torch.Tensor:
+        def counted(*inputs: Any) -> torch.Tensor:
             if len(calls) == count:
                 raise KeyboardInterrupt
             calls.append(1)
-            return mean_over_tokens(*inputs)
+            return mean_states(*inputs)
 
         return counted
 
-    where = "plurallm.data.embedders.causal_lm.mean_over_tokens"
+    where = "plurallm.data.embedding.beginnings.mean_states"
     cache = tmp_path / "cache"
     for count in (3, 5):  # interrupted twice, the second time after two more batches
         monkeypatch.setattr(where, stop_after(count))
@@ -324,14 +352,43 @@ def test_parts_are_kept_while_it_runs_and_a_damaged_one_is_made_again(
 
 
 def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path: Path, llama: Path) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    bert = BertModel(BertConfig(vocab_size=400, intermediate_size=16, is_decoder=True, **sizes))
-    bert.save_pretrained(tmp_path)
-    for file in llama.glob("tokenizer*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match="lacks weights") as refusal:
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    described = json.loads((llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | {"num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match=r"lacks weights: model\.layers\.2\.") as refusal:
         embed_pairs([("Good?", "Yes")], config(tmp_path), "cpu")
     assert str(tmp_path) in str(refusal.value)
+
+
+def test_a_decoder_without_its_head_gives_the_same_vectors(
+    tmp_path: Path, llama: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(llama)
+    assert not whole.config.tie_word_embeddings
+    whole.base_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    asked = pairs(config(llama))
+    assert np.array_equal(embed_pairs(asked, config(tmp_path)), embed_pairs(asked, config(llama)))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "awq", "bits": 4},
+    ],
+)
+def test_a_quantised_model_without_its_package_is_one_line(
+    tmp_path: Path, llama: Path, how: dict[str, Any]
+) -> None:
+    if any(find_spec(name) for name in ("optimum", "bitsandbytes", "gptqmodel")):
+        pytest.skip("a package that reads quantised models is installed")
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    described = json.loads((llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | {"quantization_config": how}))
+    with pytest.raises(ValueError, match=rf"quantised with {how['quant_method']}.*requires \S+"):
+        embed_pairs([("Good?", "Yes")], config(tmp_path), "cpu")
 
 
 def test_weights_as_pickle_are_refused(tmp_path: Path, llama: Path) -> None:

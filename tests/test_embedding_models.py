@@ -3,6 +3,7 @@
 Dimension letters: ``R`` rows of the table, ``D`` embedding width.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from plurallm.data.embedders.sentences import MiniLMEmbedding, SentenceTransformerEmbedding
 from plurallm.data.embedding.models import minilm_folder
@@ -116,3 +118,42 @@ def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no sentence-transformers model") as refusal:
         embed_pairs(PAIRS, config, "cpu")
     assert str(tmp_path) in str(refusal.value)
+
+
+def static_model(folder: Path) -> Path:
+    """Write a static model: a table of token vectors, without a limit to a text's length."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", *dict.fromkeys(" ".join(map(" ".join, PAIRS)).split())]
+    inner = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.save(str(folder / "tokenizer.json"))
+    table = torch.randn(len(words), 16, generator=torch.Generator().manual_seed(0))
+    save_file({"embedding.weight": table}, folder / "model.safetensors")
+    module = {"idx": 0, "name": "0", "path": ""}
+    module |= {"type": "sentence_transformers.models.StaticEmbedding"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    return folder
+
+
+def test_a_static_model_gives_the_mean_of_its_tokens(tmp_path: Path) -> None:
+    folder = static_model(tmp_path / "static")
+    own = SentenceTransformerEmbedding("sentence_transformer", "joint", 64, None, str(folder))
+    table_RD = embedding_table(PAIRS, own, tmp_path, "cpu")
+    table = load_file(folder / "model.safetensors")["embedding.weight"].numpy()
+    words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    for row, pair in zip(table_RD.numpy(), PAIRS, strict=True):
+        mean_D = table[[words[word] for word in " ".join(pair).split()]].mean(0)
+        assert row == pytest.approx(mean_D / np.sqrt(np.square(mean_D).mean()), abs=1e-5)
+    long = embed_pairs([("do " * 9000, "you")], own, "cpu")
+    assert np.isfinite(long).all()
+
+
+def test_a_module_whose_weights_are_a_pickle_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(static_model(tmp_path / "static"), tmp_path / "dense"))
+    (folder / "2_Dense").mkdir()
+    torch.save({"linear.weight": torch.eye(16)}, folder / "2_Dense" / "pytorch_model.bin")
+    own = SentenceTransformerEmbedding("sentence_transformer", "joint", 64, None, str(folder))
+    with pytest.raises(ValueError, match=r"2_Dense/pytorch_model\.bin: weights as a pickle"):
+        embed_pairs(PAIRS, own, "cpu")

@@ -5,6 +5,7 @@ in the file's name: a column of numbers lies between those of objects, and the L
 its rows for two groups, as OpinionQA's does.
 """
 
+import csv
 import importlib.util
 import math
 import os
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plurallm.cli import main
 from plurallm.config.compose import load_config
+from plurallm.config.overrides import absolute_overrides
 from plurallm.data.embedders.lookup import TableEmbedding, write_vectors
 from plurallm.data.embedding.pairs import distinct_pairs
 from plurallm.data.embedding.table import embed_pairs, embedding_table
@@ -290,3 +293,31 @@ def test_two_vectors_for_one_text_are_refused(tmp_path: Path) -> None:
     write_vectors(path, [pair, pair], np.array([[1, 2], [2, 1]], np.float32))
     with pytest.raises(ValueError, match="rows 0 and 1 have different vectors"):
         embed_pairs([pair], config)
+
+
+def test_the_texts_to_embed_are_written_and_looked_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = ["data.num_questions=60", "embedding=table", "embedding.path=mine.npz"]
+    for listed in ("true", "false"):
+        overrides = [*own, f"embedding.list_options={listed}"]
+        out = tmp_path / f"texts-{listed}.csv"
+        command = ["plurallm", "texts", out.name, *overrides]
+        monkeypatch.setattr("sys.argv", command)
+        main()
+        with out.open(encoding="utf-8", newline="") as file:
+            rows = [(row["question"], row["option"]) for row in csv.DictReader(file)]
+        assert f"{len(rows)} texts" in capsys.readouterr().out
+        vector_RD = np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32)
+        write_vectors(tmp_path / "mine.npz", rows, vector_RD)
+        config = load_config([f"{own[0]}", *absolute_overrides(overrides[1:], tmp_path)], None)
+        assert survey_table(load_survey(config.data), config).shape == (len(rows), 8)
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        assert f"{out} is there already" in capsys.readouterr().err
+        write_vectors(tmp_path / "mine.npz", rows[1:], vector_RD[1:])
+        with pytest.raises(ValueError, match=r"lacks 1 of .*plurallm texts OUT\.csv"):
+            survey_table(load_survey(config.data), config)

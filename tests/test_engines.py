@@ -5,11 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import tiny
-from run import plan_resources
+from processes import RunError
+from run import LONGEST_TEMPORARY, plan_resources, temporary_folder
 
 from plurallm.config.compose import load_config
 from plurallm.federate.in_process import run_in_process
@@ -102,3 +104,22 @@ def test_clients_that_all_raise_fail_the_run_with_their_reason(tmp_path):
     assert "round 1: 0 of" in flower.stderr
     assert "the disk is full" in flower.stderr
     assert not (tmp_path / "run/summary.json").exists()
+
+
+def test_temporary_files_go_where_tmpdir_says_if_sockets_fit_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(str(tmp_path)) > LONGEST_TEMPORARY
+    short = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    try:
+        for wanted, parent in ((str(short), short), (str(tmp_path), Path("/tmp"))):
+            monkeypatch.setattr(tempfile, "tempdir", None)
+            monkeypatch.setenv("TMPDIR", wanted)
+            made = temporary_folder()
+            made.rmdir()
+            assert made.parent == parent
+        monkeypatch.setattr(tempfile, "tempdir", str(short / "gone"))
+        with pytest.raises(RunError, match="set TMPDIR to a folder with space"):
+            temporary_folder()
+    finally:
+        short.rmdir()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from reference import mix_by_hand
 from safetensors.torch import load_file
 from tiny import TINY
@@ -21,6 +22,7 @@ from plurallm.evaluate.experts import (
     expert_config,
     expert_predictors,
     mix_members,
+    population_predictor,
 )
 from plurallm.evaluate.scores import model_predictor, score_group
 from plurallm.federate.in_process import run_in_process
@@ -28,6 +30,10 @@ from plurallm.learn.ensemble import make_ensemble
 from plurallm.learn.transformer import PreferenceTransformer
 
 EXPERTS = ["personal=experts", "personal.steps=100"]
+
+
+def read_yaml(file):
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def read(folder, name):
@@ -87,6 +93,16 @@ def test_the_summary_s_scores_are_those_of_the_saved_experts(run):
     lines = (run[0] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert summary["trunk_cells"] == json.loads(lines[-1])["cells"] != summary["cells"]
     assert summary["experts"]["declined"] == {}
+
+
+def test_what_a_context_adds_is_known_where_no_group_sees_another(run):
+    config, roles, tasks, table, model, weights, _ = saved(run)
+    summary = read(run[0], "summary.json")
+    alike = population_predictor(model, weights, table)
+    cell = [1 - score_group(tasks[name], alike, config).seen_distance[0] for name in roles.held_out]
+    told = summary["population_cells"]["held_out_groups.seen_questions"]["alignment"]
+    assert told == pytest.approx(sum(cell) / len(cell), abs=1e-6)
+    assert told < summary["cells"]["held_out_groups.seen_questions"]["alignment"]
 
 
 def test_experts_follow_the_context_where_the_trunk_does_not(run):
@@ -155,6 +171,34 @@ def test_one_expert_predicts_as_it_is(run):
 
     mixed = mix_members(alone)(context, rest.without_shares())
     torch.testing.assert_close(mixed, uniform(context, rest).double())
+
+
+def test_no_more_groups_fine_tune_than_may_and_the_others_are_predicted_by_the_mixture(tmp_path):
+    settings = ["data.num_groups=6", "federation.rounds=1", "personal=experts"]
+    few = ["personal.steps=2", "personal.max_experts=2"]
+    folder = tmp_path / "run"
+    run_in_process([*TINY, *settings, *few, f"output_dir={folder}", f"cache_dir={tmp_path}"])
+    summary = read(folder, "summary.json")
+    groups = summary["experts"]["groups"]
+    assert len(groups) == 2 < len(summary["train_groups"])
+    assert groups == [group for group in summary["train_groups"] if group in groups]
+    assert set(summary["groups"]) == {*summary["train_groups"], *summary["held_out_groups"]}
+
+
+def test_experts_are_the_default_and_the_published_experiment_has_none():
+    assert load_config([], None).personal.name == "experts"
+    assert load_config(["experiment=paper"], None).personal.name == "none"
+
+
+def test_a_run_of_0_1_0_whose_default_was_none_keeps_it(tmp_path):
+    folder = tmp_path / "run"
+    keep = [text for text in TINY if not text.startswith("personal")]
+    run_in_process([*TINY, "federation.rounds=1", f"output_dir={folder}", f"cache_dir={tmp_path}"])
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(keep))
+    saved = read_yaml(folder / "config.yaml")
+    del saved["data"]["split_by"]  # a key that 0.1.0 did not know
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert load_config([f"resume={folder}"], None).personal.name == "none"
 
 
 def test_central_privacy_and_experts_are_refused():

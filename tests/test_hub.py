@@ -1,6 +1,7 @@
 """The download of GlobalOpinionQA, by the hub's own library from a hub on this machine."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -93,3 +94,17 @@ def test_without_hub_and_cache_one_error_says_what_to_do(tmp_path: Path) -> None
     assert "is in no cache here" in line
     assert "offline mode is enabled" in line
     assert line.endswith("then give data.path=global_opinions.csv")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (line,) = run(LOAD, tmp_path, HF_ENDPOINT=address).splitlines()
+        assert f"did not give it ({address}" in line
+        assert line.endswith("then give data.path=global_opinions.csv")
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()

@@ -29,7 +29,10 @@ from plurallm.data.roles import parentheses_joins, population, survey_roles, whi
 from plurallm.data.survey import Question
 from plurallm.data.tasks import group_tasks, load_survey, near_copies, survey_table
 from plurallm.evaluate.scores import GroupScore, predict_draws, score_group, summarize
+from plurallm.federate import registration
 from plurallm.federate.in_process import run_in_process
+from plurallm.federate.node.permission import own_config, own_survey
+from plurallm.federate.node.settings import node_settings
 from plurallm.federate.node_roles import extend_roles
 from plurallm.results.report.tables import notes
 
@@ -46,6 +49,18 @@ WAYS: dict[str, Callable[[str], str]] = {
     "quotes": lambda text: text.replace("'", "\u2019").replace('"', "\u201c"),
     "dashes": lambda text: text.replace("-", "\u2013"),
     "full width": lambda text: text.replace("?", "\uff1f"),
+    "all full width": lambda text: "".join(
+        chr(ord(char) + 0xFEE0) if "!" <= char <= "~" and char not in "`" else char for char in text
+    ),
+    "soft hyphen": lambda text: text[:1] + "\u00ad" + text[1:],
+    "variation": lambda text: text + "\ufe0f",
+    "joiner": lambda text: text[:1] + "\u034f\u200d" + text[1:],
+    "apostrophe": lambda text: text.replace("'", "\u02bc"),
+    "prime": lambda text: text.replace("'", "\u2032").replace('"', "\u2033"),
+    "minus": lambda text: text.replace("-", "\u2212"),
+    "no-break hyphen": lambda text: text.replace("-", "\u2011"),
+    "ideographic": lambda text: text.replace(" ", "\u3000"),
+    "narrow": lambda text: text.replace(" ", "\u202f"),
 }
 
 
@@ -67,6 +82,11 @@ def test_ways_of_writing_have_one_form(text: str, ways: list[str]) -> None:
     assert normal_form(normal_form(text)) == normal_form(text)
 
 
+@given(text=st.text())
+def test_the_form_of_a_form_is_itself(text: str) -> None:
+    assert normal_form(normal_form(text)) == normal_form(text)
+
+
 @pytest.mark.parametrize(
     "others", [("North", "Nord"), ("a b", "ab"), ("10.5", "105"), ("no", "no.")]
 )
@@ -79,6 +99,10 @@ def test_a_number_is_one_name_in_every_file() -> None:
     assert label("7.5") == "7.5"
     assert label("1.10") == "1.10"
     assert label(float("nan")) == ""
+    assert {label(cell) for cell in (0, 0.0, -0.0, "0", "0.0", "-0.0", "0.00")} == {"0"}
+    assert {label(cell) for cell in (1e20, 10**20)} == {"1" + "0" * 20}
+    # A name is one line, as a soft line break of a spreadsheet is not.
+    assert label("Great\nBritain") == label("Great \r\n Britain") == "Great Britain"
 
 
 # Groups
@@ -126,6 +150,38 @@ def test_no_twin_of_a_held_out_group_trains(write_survey: Write) -> None:
     # In a deployment its twin can come on another node.
     later = extend_roles(roles, {"Québec": 99}, set(), config)
     assert later.held_out == (decomposed, "Québec")
+
+
+def test_one_group_in_two_ways_has_no_two_roles(write_survey: Write) -> None:
+    rows = spelled(make_rows(), lambda _, group: "Québec" if group == "West" else group)
+    path = write_survey(rows)
+    decomposed = unicodedata.normalize("NFD", "Québec")
+    for lists in (
+        ["data.train_groups=['Québec',North]", f"data.held_out_groups=['{decomposed}']"],
+        [f"data.train_groups=['Québec','{decomposed.upper()}',North]"],
+    ):
+        own = [text for text in RUN if "_groups=" not in text]
+        config = load_config([*own, "data=custom", f"data.path={path}", *lists], None)
+        with pytest.raises(ConfigError, match=r"'Québec' (is in data\.train_groups and|twice)"):
+            survey_roles(load_survey(config.data), config)
+
+
+def test_a_node_and_its_key_may_write_a_group_in_another_way(
+    write_survey: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = spelled(make_rows(), lambda _, group: "Québec" if group == "West" else group)
+    decomposed = unicodedata.normalize("NFD", "QUÉBEC")
+    node = {"survey": str(write_survey(rows)), "groups": decomposed}
+    settings = node_settings(node)
+    assert settings is not None
+    config = own_config(load_config(["data=nodes"], None), settings)
+    assert list(own_survey(config, settings).answers) == [decomposed]
+    monkeypatch.setenv(registration.FOLDER, str(tmp_path))
+    registration.bind(tmp_path, "7", ["Québec"])
+    assert registration.unbound(7, [decomposed]) is None
+    assert "'Nord'" in str(registration.unbound(7, [decomposed, "Nord"]))
+    with pytest.raises(ConfigError, match="stand in one line"):
+        node_settings(node | {"groups": "Great\nBritain"})
 
 
 # Questions

@@ -18,19 +18,27 @@ def everything(questions, options):
 
 
 def test_one_question_by_hand():
-    # Experts say 0.9 and 0.1 of the first option, the group 0.9. Deviations are +-0.4 of both
-    # options, the error is 0.4: X'X = 0.32 [[1, -1], [-1, 1]], X'y = 0.32 [1, -1].
+    # Experts say 0.9 and 0.1 of the first option, the group 0.9. Of the roots, r = sqrt(0.9) and
+    # s = sqrt(0.1), the mean is m = (r + s) / 2, and deviations are +-d = +-(r - s) / 2 of both
+    # options, which is the error too: X'X = 2 d^2 [[1, -1], [-1, 1]], X'y = 2 d^2 [1, -1].
     experts = torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]], dtype=torch.float64)
     mixing = fit_mixing(experts, experts[0], everything(1, 2))
-    weight = 0.32 / (0.64 + mixing.penalty)
+    square = 2 * 0.1  # d^2 = (0.9 + 0.1 - 2 * 0.3) / 4
+    weight = square / (2 * square + mixing.penalty)
     assert mixing.weight_M.tolist() == pytest.approx([weight, -weight])
-    # y'(y - Xw) / 2, with y = [0.4, -0.4] and Xw = 0.8 w of it.
-    assert mixing.noise == pytest.approx(0.32 * (1 - 2 * weight) / 2)
+    # y'(y - Xw) / 2, with y = [d, -d] and Xw = 2 w of it.
+    assert mixing.noise == pytest.approx(square * (1 - 2 * weight) / 2)
     share, spread = mix(mixing, experts, everything(1, 2))
-    assert share[0].tolist() == pytest.approx([0.5 + 0.8 * weight, 0.5 - 0.8 * weight])
-    # w = [1, -1] of variance: d'Cd, with d = [0.4, -0.4] an eigenvector of X'X + penalty.
-    variance = mixing.noise * 0.32 / (0.64 + mixing.penalty) + mixing.noise
-    assert spread[0].tolist() == pytest.approx([math.sqrt(variance)] * 2)
+    m, d = 0.4**0.5, 0.1**0.5
+    roots = [m + 2 * d * weight, m - 2 * d * weight]
+    total = sum(own**2 for own in roots)
+    assert share[0].tolist() == pytest.approx([own**2 / total for own in roots])
+    # w = [1, -1] of variance: x'Cx, with x = [d, -d] an eigenvector of X'X + penalty.
+    v = mixing.noise * square / (2 * square + mixing.penalty) + mixing.noise
+    variances = [(4 * own**2 * v + 2 * v**2) / total**2 for own in roots]
+    largest = [own * (1 - own) for own in share[0].tolist()]
+    expected = [min(both) ** 0.5 for both in zip(variances, largest, strict=True)]
+    assert spread[0].tolist() == pytest.approx(expected)
 
 
 def test_leaving_out_in_closed_form_equals_fitting_again_without_the_question():
@@ -64,11 +72,12 @@ def test_more_context_gives_the_weights_more_freedom_and_less_doubt():
     assert doubts == sorted(doubts, reverse=True)
 
 
-def test_no_context_is_the_experts_mean():
+def test_no_context_is_the_experts_mean_root():
     experts = shares(3, 2, 4)
     empty = fit_mixing(experts[:, :0], torch.zeros(0, 4), everything(0, 4))
     share, _ = mix(empty, experts, everything(2, 4))
-    torch.testing.assert_close(share, experts.mean(0))
+    squares = experts.sqrt().mean(0).square()
+    torch.testing.assert_close(share, squares / squares.sum(-1, keepdim=True))
 
 
 def test_contradictory_answers_do_not_spread_further_than_a_share_can():

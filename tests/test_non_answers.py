@@ -1,5 +1,6 @@
 """Options that are no answers, codes off the scale, questions with several answers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from test_content import RUN, export
 
 from plurallm.config.compose import load_config
 from plurallm.data.inspection import print_inspection
@@ -16,7 +18,8 @@ from plurallm.data.non_answers import is_non_answer
 from plurallm.data.reading import read_survey
 from plurallm.data.survey import Survey
 from plurallm.data.tasks import load_survey
-from plurallm.reward import read_context
+from plurallm.federate.in_process import run_in_process
+from plurallm.reward import PreferenceRewardModel, read_context
 
 Write = Callable[..., Path]
 
@@ -31,6 +34,9 @@ REASON = "option that is no answer (data.non_answers=keep keeps it)"
         *("don't know", "DON'T KNOW (VOL)", "No answer/refused", "Don't know / Unsure"),
         *("Missing; Not available", "Missing; Not applicable for other reasons"),
         *("Other missing; Multiple answers Mail (EVS)", "Prefer not to say", "(Refused)", "dk "),
+        *("Don't know (DO NOT READ)", "DK-Ref", "I don't know", "I'm not sure", "DK & NA", "idk"),
+        *("Don't know [98]", "98 = Don't know", "99. Refused", "<Refused>", "No answer (99)"),
+        *("I prefer not to answer", "Decline to state", "Do not know / Refuse", "System missing"),
         *("Not Applicable [DO NOT READ]", "Can't choose", "Missing; Unknown"),
     ],
 )
@@ -43,6 +49,14 @@ def test_what_is_no_answer(option: str) -> None:
     [
         *("Yes", "No", "None", "None at all", "Neither", "Neither agree nor disagree", "Other"),
         *("Don't know anyone (VOL)", "Nothing", "Not at all", "Never", "Not important", "98"),
+        *(
+            "Undecided voters",
+            "Refugees",
+            "Skip school",
+            "1. Yes",
+            "10 (Complete trust)",
+            "Undecided",
+        ),
         *("I refused the offer", "No one", "Andrea", "Unknown soldier", "Yes or don't know"),
     ],
 )
@@ -197,7 +211,10 @@ def test_check_data_warns_of_non_answers_with_their_row(write_survey: Write) -> 
     assert f"Left out: 1 x {REASON}." in printed(path)
 
 
-@pytest.mark.parametrize("codes", [[1, 2, 3, 98, 99], [1, 2, 3, 8, 9], [1, 2, 3, 4, -1]])
+CODES = [[1, 2, 3, 98, 99], [1, 2, 3, 8, 9], [1, 2, 3, 4, -1], [-9, 1, 2, 3, -8], [2, 3, 1, 7, 6]]
+
+
+@pytest.mark.parametrize("codes", [*CODES, [1, 2, 3, 9, 6], [0, 5, 10, 99, 88], [1, 2, 3, 777, 4]])
 def test_check_data_warns_of_codes_off_the_scale(codes: list[int], write_survey: Write) -> None:
     options = ["Low", "Middle", "High", "x", "y"]
     path = write_survey(many({"options": options, "counts": [9] * 5, "ordinal": codes}))
@@ -233,3 +250,29 @@ def test_many_doubts_of_a_kind_are_a_number(write_survey: Write) -> None:
     told = printed(path)
     assert told.count("has options that are no answers") == 5
     assert "the same of 35 more questions" in told
+
+
+def test_a_bundle_reads_contexts_as_its_run_read_its_survey(
+    write_survey: Write, tmp_path: Path
+) -> None:
+    rows = [
+        row(number, ["Yes", "No", "Don't know"], [number + 1, 3, number + 2]) | {"group": group}
+        for number in range(40)
+        for group in ("North", "East", "South")
+    ]
+    path = write_survey(rows)
+    own = [text for text in RUN if "_groups=" not in text]
+    context = write_survey(rows[::3][:20], "context.csv")
+    for rule, options in (("drop", 2), ("keep", 3)):
+        run = tmp_path / f"run-{rule}"
+        more = [f"data.path={path}", f"data.non_answers={rule}", "federation.rounds=1"]
+        run_in_process([*own, *more, f"output_dir={run}"])
+        export(run, tmp_path / rule)
+        model = PreferenceRewardModel.from_pretrained(tmp_path / rule)
+        assert {len(own.options) for own in model.read_context(context)} == {options}
+    # A bundle of 0.1.0, which counted them.
+    config = json.loads((tmp_path / "drop" / "config.json").read_text())
+    for key in ("non_answers", "content", "probe"):
+        del config[key]
+    (tmp_path / "drop" / "config.json").write_text(json.dumps(config))
+    assert PreferenceRewardModel.from_pretrained(tmp_path / "drop").non_answers == "keep"

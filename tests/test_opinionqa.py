@@ -211,6 +211,14 @@ REFUSED: dict[str, tuple[Row, str]] = {
 }
 
 
+@pytest.mark.parametrize("cell", ["[nan nan nan]", "[nan, nan, nan]", "[]", "", "nan"])
+def test_a_distribution_of_nobody_is_dropped_and_counted(write_survey: Write, cell: str) -> None:
+    rows = [DISTRIBUTION, DISTRIBUTION | {"group": "Male", "D_H": cell}]
+    survey = read_survey(write_survey(rows), "opinionqa")
+    assert list(survey.answers) == ["Female"]
+    assert survey.dropped == {"group whose respondents all refused": 1}
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_row_is_refused_with_file_row_and_reason(write_survey: Write, case: str) -> None:
     bad, reason = REFUSED[case]

@@ -49,7 +49,14 @@ def test_a_predictor_that_follows_its_context_tells_groups_apart(two, config):
     assert score == pytest.approx(
         {
             **{"own": 1, "swapped": 0, "gain": 1, "low": 1, "high": 1, "correlation": 1},
-            **{"slope": 1, "between": 1, "true_between": 1, "pairs": 1, "tells_apart": True},
+            **{
+                "slope": 1,
+                "between": 1,
+                "true_between": 1,
+                "assigned": 1,
+                "pairs": 1,
+                "tells_apart": True,
+            },
             "questions": score["questions"],
         }
     )

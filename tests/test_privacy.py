@@ -33,7 +33,7 @@ RUN = [
     *("data.num_groups=5", "model.layers=1", "training.steps_per_round=1", "evaluation.every=2"),
     *("federation.rounds=3", "federation.checkpoint_every=1", "threads=1"),
 ]
-CENTRAL = ["privacy=central", "strategy.weighting=uniform"]
+CENTRAL = ["personal=none", "privacy=central", "strategy.weighting=uniform"]
 
 
 def central(z=1.0, norm=1.0, delta=1e-3, budget=None):

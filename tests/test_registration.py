@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-import server
 
+from plurallm.deploy import operator
 from plurallm.federate import registration
 from plurallm.federate.registration import (
     RegistrationError,
@@ -78,7 +78,7 @@ def test_bindings_that_cannot_be_read_let_nobody_in(folder, text, reason):
 
 def test_without_an_operators_folder_nothing_is_enforced_and_that_is_refused(monkeypatch):
     monkeypatch.delenv(registration.FOLDER, raising=False)
-    with pytest.raises(RegistrationError, match=r"PLURALLM_OPERATOR is not set.*server\.sh"):
+    with pytest.raises(RegistrationError, match=r"PLURALLM_OPERATOR is not set.*plurallm server"):
         check_registration()
 
 
@@ -116,7 +116,7 @@ def test_lines_of_several_processes_do_not_mix(folder):
 
 @pytest.mark.parametrize("request_", ["stop-run", "start-run", "register-node", "unregister-node"])
 def test_what_is_asked_of_flower_past_the_scripts_is_kept(folder, request_):
-    server.note_request(folder, LOGGED.format(request_, 200))
+    operator.note_request(folder, LOGGED.format(request_, 200))
     (entry,) = entries(folder)
     assert entry["what"] == "asked of Flower"
     assert entry["request"] == request_
@@ -134,5 +134,5 @@ def test_what_is_asked_of_flower_past_the_scripts_is_kept(folder, request_):
     ],
 )
 def test_what_changes_nothing_is_not_kept(folder, line):
-    server.note_request(folder, line)
+    operator.note_request(folder, line)
     assert not os.path.exists(folder / registration.AUDIT)

@@ -1,5 +1,6 @@
 """What a policy may write, and nothing else."""
 
+import json
 import time
 
 import pytest
@@ -157,3 +158,22 @@ def test_no_text_breaks_the_parsers(text):
 def test_hostile_texts_are_read_in_no_time(text):
     for parse in (parse_option, parse_distribution, parse_ranking):
         assert parse(text, OPTIONS) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Don't know", "Don’t know", "don`t  know", "Don\u02bct\u00a0know", "C. Don't know", "(C)"],
+)
+def test_either_kind_of_quotes_and_spaces_names_an_option(text):
+    options = ["Yes", "No", "Don’t know"]
+    assert parse_option(text, options) == (0, 0, 1)
+    assert parse_ranking(f"{text} > No > Yes", options) == (2, 1, 0)
+    shares = json.dumps({text: 0.5, "Yes": 0.5, "No": 0})
+    assert parse_distribution(shares, options) == (0.5, 0, 0.5)
+
+
+def test_forms_that_options_share_name_none_of_them():
+    options = ["10²", "102", "x"]
+    assert parse_option("10²", options) == (1, 0, 0)
+    assert parse_option("102", options) == (0, 1, 0)
+    assert parse_option("１０２", options) is None

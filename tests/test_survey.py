@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import os
 import re
@@ -18,9 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from plurallm.config.compose import load_config
+from plurallm.config.surveys import DELIMITERS
 from plurallm.data.formats.tabular import SurveyError
+from plurallm.data.identity import label, normal_form
 from plurallm.data.reading import read_survey as read_as_told
 from plurallm.data.survey import Answers, Question, Survey
+from plurallm.data.tasks import load_survey
 
 Row = dict[str, Any]
 Write = Callable[..., Path]
@@ -299,9 +304,13 @@ REFUSED_FILES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "Latin-1": (
         "a.csv",
         lambda content: content.replace(b"North", "Süd".encode("latin-1")),
-        "not a readable CSV file in UTF-8",
+        "not in UTF-8 but, it seems, in cp1252 (Windows-1252, Latin-1): give data.encoding=cp1252",
     ),
-    "UTF-16": ("a.csv", lambda content: content.decode().encode("utf-16"), "in UTF-8"),
+    "UTF-16": (
+        "a.csv",
+        lambda content: content.decode().encode("utf-16"),
+        "give data.encoding=utf-16",
+    ),
     "gzip cut off": ("a.csv.gz", lambda content: content[:-20], "not a readable CSV file"),
     "gzip damaged": (  # the first byte after the header: no such kind of block
         "a.csv.gz",
@@ -362,10 +371,13 @@ text = st.text(
 ).filter(lambda drawn: bool(drawn.strip()))
 
 
+name = text.map(label).filter(bool)  # one line
+
+
 @st.composite
 def surveys(draw: st.DrawFn) -> list[tuple[Question, dict[str, list[int]]]]:
-    groups = draw(st.lists(text.map(str.strip), min_size=1, max_size=3, unique=True))
-    ids = draw(st.lists(text.map(str.strip), min_size=1, max_size=4, unique=True))
+    groups = draw(st.lists(name, min_size=1, max_size=3, unique_by=normal_form))
+    ids = draw(st.lists(name, min_size=1, max_size=4, unique=True))
     asked = []
     for id_ in ids:
         options = draw(st.lists(text.map(str.strip), min_size=2, max_size=5, unique=True))
@@ -628,3 +640,114 @@ def test_a_column_that_stands_twice_is_refused(columns: list[str], data: st.Data
             csv.writer(file).writerows([columns, [cells[name] for name in columns]])
         with pytest.raises(SurveyError, match=f"'{double}' stands twice in the header"):
             read_survey(path, "custom")
+
+
+# Delimiters, encodings, percent
+
+
+ENCODINGS = {"cp1252": "cp1252", "latin-1": "cp1252", "utf-16": "utf-16"}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".CSV", ".csv.gz", ".Csv.Gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", *ENCODINGS])
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+def test_what_a_table_seems_to_be_written_in_is_named_with_its_key(
+    tmp_path: Path, ending: str, encoding: str, delimiter: str
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=DELIMITERS[delimiter])
+    writer.writerow(["question_id", "question", "options", "group", "counts"])
+    # Programs that write semicolons between cells may write them in lists, too.
+    between = "; " if delimiter == "semicolon" else ", "
+    options, counts = between.join(['"Yes; sure"', '"No"']), between.join(["3", "1"])
+    writer.writerow(["q", "Köln?", f"[{options}]", "Süd", f"[{counts}]"])
+    path = tmp_path / f"survey{ending}"
+    content = text.getvalue().encode(encoding)
+    path.write_bytes(gzip.compress(content) if ending.lower().endswith(".gz") else content)
+    keys: dict[str, Any] = {}
+    if encoding != "utf-8":
+        found = ENCODINGS[encoding]
+        with pytest.raises(SurveyError, match=rf"give data\.encoding={found}$"):
+            read_as_told(path, "custom")
+        keys["encoding"] = found
+    if delimiter != "comma":
+        with pytest.raises(SurveyError, match=rf"separated by {delimiter}, .*=({delimiter}), or"):
+            read_as_told(path, "custom", **keys)
+        keys["delimiter"] = delimiter
+    survey = read_as_told(path, "custom", **keys)
+    assert survey.questions == (Question("q", "Köln?", ("Yes; sure", "No")),)
+    assert survey.answers["Süd"].share_QO.tolist() == [[0.75, 0.25]]
+    own = ["data=custom", f"data.path={path}", *(f"data.{k}={v}" for k, v in keys.items())]
+    assert load_survey(load_config(own, None).data).fingerprint == survey.fingerprint
+
+
+def test_tab_separated_files_are_read_by_their_ending(write_survey: Write) -> None:
+    path = write_survey([AGREE])
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    tabs = path.with_name("survey.TSV")
+    with tabs.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter="\t").writerows(rows)
+    assert read_survey(tabs, "custom").fingerprint == read_survey(path, "custom").fingerprint
+
+
+def test_damaged_utf_8_and_utf_16_without_its_mark_are_told_apart(write_survey: Write) -> None:
+    rows = [AGREE | {"group": name} for name in ("Süd", "Köln", "Zürich", "Łódź")]
+    path = write_survey(rows)
+    content = path.read_bytes()
+    path.write_bytes(content.replace("Köln".encode(), b"K\xf6ln"))
+    with pytest.raises(SurveyError, match="UTF-8 for the most part, but not in line 3: repair"):
+        read_survey(path, "custom")
+    for encoding in ("utf-16-le", "utf-16-be"):
+        for name in ("Süd", "South"):
+            text = content.decode().replace("Süd", name)
+            if name == "South":
+                text = text.encode("ascii", errors="replace").decode()
+            path.write_bytes(text.encode(encoding))
+            with pytest.raises(SurveyError, match=rf"seems, in {encoding}: give data\.encoding"):
+                read_survey(path, "custom")
+            survey = read_as_told(path, "custom", encoding=encoding)
+            assert name in survey.answers
+
+
+def test_percent_are_shares_where_it_is_said(write_survey: Write) -> None:
+    row = {key: cell for key, cell in AGREE.items() if key not in ("shares", "counts")}
+    size = len(row["options"])
+    percent = [60.5, 39.4, *[0] * (size - 2)]
+    path = write_survey([row | {"shares": percent}])
+    with pytest.raises(SurveyError, match=r"as percent do: give data\.shares_sum=100$"):
+        read_survey(path, "custom")
+    own = ["data=custom", f"data.path={path}", "data.shares_sum=100"]
+    (answers,) = load_survey(load_config(own, None).data).answers.values()
+    assert answers.share_QO[0, 0] == pytest.approx(60.5 / 99.9)
+    with pytest.raises(SurveyError, match="sum to 1 instead of 100"):
+        read_as_told(
+            write_survey([row | {"shares": [1, *[0] * (size - 1)]}]), "custom", shares_sum=100
+        )
+
+
+@pytest.mark.parametrize("column", ["question_id", "question", "options", "group"])
+def test_a_nul_character_is_refused_with_row_and_column(write_survey: Write, column: str) -> None:
+    broken = {"question_id": "z\0", "question": "Why\0?", "group": "We\0st"}
+    cell = broken.get(column, ["A\0", *AGREE["options"][1:]])
+    own = {"group": "East"} if column == "group" else {"group": "East", "question_id": "other"}
+    with pytest.raises(SurveyError, match=rf"row 3: {column} .* holds a NUL character: remove it"):
+        read_survey(write_survey([AGREE, AGREE | own | {column: cell}]), "custom")
+
+
+# One name twice
+
+
+def test_a_country_that_stands_twice_in_a_row_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "global.csv"
+    for names in (("Chad", "Chad"), ("Chad", "Peru", "Chad")):
+        cells = ", ".join(f"'{name}': [0.{n}, 0.{10 - n}]" for n, name in enumerate(names, 1))
+        selections = f"defaultdict(<class 'list'>, {{{cells}}})"
+        path.write_text(f"""question,selections,options\nq,"{selections}","['Yes', 'No']"\n""")
+        with pytest.raises(SurveyError, match=r"row 2: column 'selections' has 'Chad' twice"):
+            read_survey(path, "globalopinionqa")
+
+
+def test_a_text_is_no_list_of_options() -> None:
+    with pytest.raises(ValueError, match="the text 'Yes', not a list of texts"):
+        Question("q", "Good?", "Yes")  # type: ignore[arg-type]

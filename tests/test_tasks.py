@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from plurallm.config.compose import load_config
-from plurallm.config.digest import config_dict
 from plurallm.config.directories import cache_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.schema import Config
@@ -27,7 +26,6 @@ from plurallm.data.roles import (
     is_unseen,
     questions_needed,
 )
-from plurallm.data.sources.tables import CustomData
 from plurallm.data.survey import Answers, Question, Survey
 from plurallm.data.synthetic import generate_survey
 from plurallm.data.tasks import group_tasks, load_survey, plan_nodes, survey_table
@@ -488,16 +486,13 @@ def test_the_configured_survey_is_loaded(
             }
         ]
     )
-    data = config_dict(default)["data"]
-    for key in ("num_groups", "num_questions", "respondents", "survey_seed"):
-        del data[key]
-    own = CustomData(**(data | {"source": "custom", "path": str(path)}))
+    own = load_config(["data=custom", f"data.path={path}"], None).data
     survey = load_survey(own)
     assert survey.questions == (Question("q1", "Good?", ("Yes", "No")),)
     assert list(survey.answers) == list(read_survey(path, "custom").answers)
     assert len(load_survey(default.data).answers) == 14
     with pytest.raises(SurveyError, match="'selections' is missing"):
-        load_survey(replace(own, source="globalopinionqa"))
+        load_survey(load_config(["data=globalopinionqa", f"data.path={path}"], None).data)
 
 
 def test_tables_lie_in_the_configured_folder_or_the_users_cache(

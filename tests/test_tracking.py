@@ -285,6 +285,22 @@ def test_an_offline_run_holds_every_number(
 
 
 @pytest.mark.usefixtures("nobody_logged_in")
+def test_a_run_that_goes_on_is_one_run_of_wandb(
+    tmp_path: Path, tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config("tracking=wandb", "tracking.mode=offline")
+    ids = []
+    for folder in ("a", "a", "b"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        tracker = WandbTracker(config, tmp_path / folder)
+        tracker.close()
+        ids.append((tmp_path / folder / "wandb-id.txt").read_text().strip())
+    assert ids[0] == ids[1] != ids[2]
+    files = [file.stem for file in (tmp_path / "a").glob("wandb/offline-run-*/run-*.wandb")]
+    assert set(files) == {f"run-{ids[0]}"}
+
+
+@pytest.mark.usefixtures("nobody_logged_in")
 def test_a_run_that_was_not_finished_ends_as_failed(
     tmp_path: Path, tiny_config: Callable[..., Config]
 ) -> None:

@@ -11,4 +11,5 @@ TINY = [
     "training.context_questions=[5,10]",
     "training.target_questions=[5,10]",
     "evaluation.context_questions=10",
+    "personal=none",  # tests of experts ask for them
 ]

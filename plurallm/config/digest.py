@@ -25,8 +25,20 @@ RULES_OF_0_1_0: dict[str, object] = {
 }
 """Values that 0.1.0 had for keys that it did not know: a run that it began keeps them."""
 
-PLACES = ("data.path", "data.ordinals", "embedding.path", "embedding.model")
-"""Keys that say where files lie, which may change where their content is known to be the same."""
+
+def old_rules(source: str | None) -> dict[str, object]:
+    """``RULES_OF_0_1_0`` for a kind of survey: of OpinionQA, it left refusals out."""
+    own = {"data.non_answers": "drop"} if source == "opinionqa" else {}
+    return RULES_OF_0_1_0 | own
+
+
+PLACES = (
+    *("data.path", "data.encoding", "data.delimiter", "data.shares_sum", "data.ordinals"),
+    *("embedding.path", "embedding.model"),
+)
+"""Keys that say where files lie and how they are written: they may change where the content of the
+files is known to be the same.
+"""
 
 
 def changed_on_resume(
@@ -62,7 +74,7 @@ def with_old_rules(saved: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the values of ``RULES_OF_0_1_0`` for keys that it lacks."""
     known = flatten(saved)
     whole = {name: dict(own) if isinstance(own, dict) else own for name, own in saved.items()}
-    for key, value in RULES_OF_0_1_0.items():
+    for key, value in old_rules(known.get("data.source")).items():
         section, name = key.split(".")
         if key not in known and section in whole:
             whole[section][name] = value

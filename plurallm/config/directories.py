@@ -1,6 +1,8 @@
 """Folders that keep what outlives a process."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from plurallm.config.error import ConfigError
@@ -18,7 +20,7 @@ def cache_directory(config: Config) -> Path:
     if config.cache_dir is not None:
         directory = Path(config.cache_dir)
     else:
-        directory = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "plurallm"
+        directory = _own("XDG_CACHE_HOME", ".cache", "cache_dir") / "plurallm"
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -32,5 +34,47 @@ def state_directory(config: Config) -> Path:
     """Folder of what a node must not lose: ``state_dir``, or the user's state folder."""
     if config.state_dir is not None:
         return Path(config.state_dir)
-    state = os.environ.get("XDG_STATE_HOME", "~/.local/state")
-    return Path(state).expanduser() / "plurallm"
+    return _own("XDG_STATE_HOME", ".local/state", "state_dir") / "plurallm"
+
+
+def home_directory(key: str) -> Path:
+    """The user's home folder.
+
+    Parameters
+    ----------
+    key : str
+        What a user can give instead, for the message.
+
+    Raises
+    ------
+    ConfigError
+        Where there is none: in a container without HOME, for a user whom the system does not know.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"no home folder: HOME is not set, and the system does not know user {os.getuid()}: "
+            f"give {key}=..., or set HOME"
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name a file in whatever keeps it from being written: a full disk does not say which it is.
+
+    Raises
+    ------
+    OSError
+        Naming the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"{path} cannot be written: {reason}") from error
+
+
+def _own(variable: str, usual: str, key: str) -> Path:
+    given = os.environ.get(variable)
+    return Path(given) if given else home_directory(key) / usual

@@ -9,7 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from plurallm.config.digest import RULES_OF_0_1_0, flatten
+from plurallm.config.digest import flatten, old_rules
 from plurallm.config.error import ConfigError
 
 PATH_KEYS = (
@@ -82,9 +82,11 @@ def _saved(run: Path) -> dict[str, str]:
     known = flatten(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else {}
     rules = {
         key: f"{key}={str(value).lower()}"
-        for key, value in RULES_OF_0_1_0.items()
+        for key, value in old_rules(known.get("data.source")).items()
         if known and key not in known
     }
+    if rules:  # its default was another one
+        rules["personal"] = f"personal={known['personal.name']}"
     return rules | {_parse(text)[0]: text for text in given}
 
 
@@ -210,7 +212,10 @@ def _is_path(key: str, value: str, base_dir: Path | None) -> bool:
 
 
 def _absolute(key: str, value: str, base_dir: Path | None) -> str:
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}={value}: {error}; give a path without ~") from error
     if not path.is_absolute() and base_dir is None:
         raise ConfigError(
             f"{key}={value} is a relative path, and here the working directory is Flower's: "

@@ -61,6 +61,7 @@ class ExpertsPersonal(PersonalConfig):
     """Each training group fine-tunes the final model; predictions mix what comes of it."""
 
     steps: Count | None
+    max_experts: Count
     learning_rate: Positive
 
 

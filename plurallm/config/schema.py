@@ -22,7 +22,7 @@ from plurallm.config.protection import (
     RespondentPrivacy,
     check_together,
 )
-from plurallm.config.ranges import SECTION, Count, Natural, Positive, Text
+from plurallm.config.ranges import SECTION, Count, Natural, Text
 from plurallm.config.strategies import StrategyConfig
 from plurallm.config.surveys import DataConfig, RespondentData
 from plurallm.config.variants import Kind
@@ -63,8 +63,6 @@ class CompareConfig:
     arms: Annotated[list[Text], Field(min_length=1)]
     seeds: Annotated[list[Natural], Field(min_length=1)]
     jobs: Count | None
-    expert_steps: Count
-    expert_learning_rate: Positive
 
     def __post_init__(self) -> None:
         for key in ("arms", "seeds"):

@@ -1,5 +1,6 @@
 """Types of ``conf/data``."""
 
+import codecs
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 CODEBOOK_COLUMNS = ("variable", "question", "options", "codes", "missing", "type", "use")
 """What a codebook says of a variable; ``data.codebook_columns`` gives the names of its columns."""
+
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
+"""What can stand between the cells of a table of text."""
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -74,9 +79,17 @@ class FileData(DataConfig):
     """A survey file."""
 
     path: Text | None
+    encoding: Text | None
+    delimiter: Literal["comma", "semicolon", "tab", "bar"] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.encoding is None or _is_encoding(self.encoding),
+            "data.encoding",
+            self.encoding,
+            "null or the name of an encoding, such as utf-8, cp1252 or utf-16",
+        )
         if self.path is None and self.source != "globalopinionqa":
             raise ConfigError("data.path has no value: give data.path=...")
 
@@ -91,7 +104,6 @@ class RespondentData(FileData):
 
     codebook: Text | None
     codebook_columns: dict[Text, Text]
-    encoding: Text | None
     sheet: Text | None
     questions: list[Text] | None
     group_by: Any  # a column, a list of columns or of such lists
@@ -149,3 +161,10 @@ class RespondentData(FileData):
         if all(isinstance(each, str) for each in self.group_by):
             return [list(self.group_by)]
         return [each if isinstance(each, list) else [each] for each in self.group_by]
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        return False

@@ -32,6 +32,8 @@ class Builder:
         Number and cells of each row.
     keep_non_answers : bool
         Whether options that are no answers stay, for readers of layouts that know them apart.
+    shares_sum : float
+        What shares sum to: 1, or 100 where they are percent.
 
     Attributes
     ----------
@@ -44,7 +46,9 @@ class Builder:
         path: Path,
         rows: Iterable[tuple[int, dict[str, Any]]],
         keep_non_answers: bool = False,
+        shares_sum: float = 1.0,
     ) -> None:
+        self.shares_sum = shares_sum
         self.keep_non_answers = keep_non_answers
         self.dropped: Counter[str] = Counter()
         self._path = path
@@ -88,6 +92,9 @@ class Builder:
             raise self.refuse(str(error)) from error
         position = self._position.setdefault(question.id, len(self._questions))
         if position == len(self._questions):
+            for name, text in (("question_id", question.id), ("question", question.text)):
+                self._refuse_nul(name, text)
+            self._refuse_nul("options", "".join(question.options))
             self._questions.append(question)
             self._first_row[question.id] = self._row
         elif self._questions[position] != question:
@@ -97,13 +104,17 @@ class Builder:
         return position
 
     def shares(self, group: str, position: int, values: object, total: float | None) -> list[float]:
-        """Check shares (`total` 1) or counts (`total` None: whatever they sum to); make shares."""
+        """Check shares, which sum to `total`, or counts (None: whatever they sum to)."""
         numbers = self._numbers(values, len(self._questions[position].options), group)
         amount = sum(numbers)
         if not math.isfinite(amount):
             raise self.refuse(f"the answers of group {group!r} are too large")
-        if total is not None and abs(amount - total) > SUM_TOLERANCE:
-            raise self.refuse(f"the shares of group {group!r} sum to {amount:g} instead of 1")
+        if total is not None and abs(amount / total - 1) > SUM_TOLERANCE:
+            percent = total == 1 and abs(amount / 100 - 1) <= SUM_TOLERANCE
+            hint = ", as percent do: give data.shares_sum=100" if percent else ""
+            raise self.refuse(
+                f"the shares of group {group!r} sum to {amount:g} instead of {total:g}{hint}"
+            )
         if amount <= 0:
             raise self.refuse(f"the counts of group {group!r} sum to zero")
         self._units["counts" if total is None else "shares"] = None
@@ -122,6 +133,8 @@ class Builder:
         effective: object = None,
     ) -> None:
         """Add what ``shares`` has checked; `people` behind it, and their effective number."""
+        if group not in self._shares:
+            self._refuse_nul("group", group)
         own = self._shares.setdefault(group, {})
         if position in own:
             raise self.refuse(
@@ -172,7 +185,12 @@ class Builder:
             f"{layout}; answers as {' and '.join(self._units)}",
             joined,
             doubtful,
+            rows=dict(self._first_row),
         )
+
+    def _refuse_nul(self, column: str, text: str) -> None:
+        if "\0" in text:
+            raise self.refuse(f"{column} {text!r} holds a NUL character: remove it")
 
     def _join_spellings(self) -> dict[str, tuple[str, ...]]:
         """Make one group of names that differ only in how they are written."""

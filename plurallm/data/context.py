@@ -117,7 +117,7 @@ def draw_context(
     return survey_context(survey, group, drawn.question_Q.tolist())
 
 
-def read_context(path: str | Path) -> Context:
+def read_context(path: str | Path, non_answers: str = "drop") -> Context:
     """Read one group's answers from a survey file in the project's own format.
 
     Parameters
@@ -125,6 +125,9 @@ def read_context(path: str | Path) -> Context:
     path : str or Path
         CSV or parquet with the columns ``question_id, question, options, group`` and ``shares`` or
         ``counts``; about 20 questions are enough.
+    non_answers : str
+        What becomes of options that are no answers, ``"drop"`` or ``"keep"``: as in the training,
+        for which ``PreferenceRewardModel.read_context`` sees.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def read_context(path: str | Path) -> Context:
     ValueError
         When the file holds several groups.
     """
-    survey = read_survey(Path(path), "custom")
+    survey = read_survey(Path(path), "custom", non_answers)
     if len(survey.answers) != 1:
         raise ValueError(
             f"{path} holds {len(survey.answers)} groups ({', '.join(sorted(survey.answers))}): "

@@ -8,8 +8,11 @@ from itertools import pairwise
 from plurallm.data.non_answers import non_answers
 from plurallm.data.survey import Question
 
-GAP = 4.0
+GAP = 3.0
 """Times the least step between ordinal values from which on a step is a gap."""
+
+SMALL_GAP = 2.0
+"""The same where all that follows are codes which by convention are no answers: 7, 88, 999."""
 
 MORE_ANSWERS = 1.8
 """Times the usual number of a group's answers to a question from which on people chose several."""
@@ -77,7 +80,10 @@ def _about_codes(question: Question) -> list[str]:
     ]
     values = sorted(set(kept))
     steps = [high - low for low, high in pairwise(values)]
-    gap = len(steps) > 1 and max(steps) >= GAP * min(steps)
+    gap = len(steps) > 1 and any(
+        step >= (SMALL_GAP if all(map(_is_code, values[place:])) else GAP) * min(steps)
+        for place, step in enumerate(steps, start=1)
+    )
     both = bool(values) and values[0] < 0 < values[-1]
     strange = gap or (both and {-value for value in values} != set(values))
     if not strange:
@@ -88,6 +94,12 @@ def _about_codes(question: Question) -> list[str]:
         "data.distance=wasserstein would divide by their range. Remove those options with their "
         "counts, or give them values on the scale"
     ]
+
+
+def _is_code(value: float) -> bool:
+    """Whether a number is one of 6 to 9, repeated."""
+    text = f"{value:g}"
+    return len(set(text)) == 1 and text[0] in "6789"
 
 
 def _about_several(question: Question, asked: Sequence[float]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from plurallm.config.directories import writing
 from plurallm.data.formats.tabular import refuse_doubles
 from plurallm.data.reading import survey_of_rows
 from plurallm.data.survey import Survey
@@ -70,10 +71,11 @@ def keep_survey(survey: Survey, folder: Path) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        partial.replace(path)
+        with writing(path):
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            partial.replace(path)
     return path
 
 

@@ -18,21 +18,35 @@ _NON_ANSWERS = frozenset(
     normal_form(text)
     for text in """
     dk; don't know; dont know; do not know; d.k.; don't remember; not sure; unsure; uncertain
-    refused; refusal; refuse; refused to answer; refuse to answer; declined; declined to answer
+    don't recall; cannot recall; can't recall; do not remember; don't know enough
+    no idea; hard to say; difficult to say
+    refused; refusal; refuse; refuses; refused to answer; refuse to answer; refused to say
+    declined; declined to answer; decline to answer; decline to state; rf; refusal to answer
     no answer; no response; no reply; not answered; did not answer; no opinion; no reply given
-    prefer not to say; prefer not to answer; would rather not say; cannot say; can't say
-    can't choose; cannot choose; not applicable; inapplicable; n/a; na; n.a.; nap; does not apply
+    no answer given; not reported; not provided; undisclosed; question skipped; skip
+    skipped on web; web blank; not selected for this question; answer not given
+    prefer not to say; prefer not to answer; prefer not to respond; prefer not to disclose
+    rather not say; would rather not say; choose not to answer; choose not to say; cannot say
+    can't say; can't choose; cannot choose; unable to answer; can't answer; cannot answer
+    not applicable; inapplicable; n/a; na; n.a.; nap; does not apply; doesn't apply; inap
     not applicable for other reasons; missing; other missing; not available; not asked; not stated
+    question not asked; not asked in survey; system missing; missing value; unanswered
+    not ascertained; not determined; no data; nan; none given; null
     unknown; skipped; blank; invalid; multiple answers; multiple answers mail; item nonresponse
-    nonresponse; non-response; dk ref; dk na; ref; iap
+    nonresponse; non-response; item non-response; dk ref; dk na; dk-ref; dk-na; dkna
+    dkref; ref; iap; idk
     """.replace("\n", ";").split(";")
     if text.strip()
 )
 
 _ASIDE = re.compile(
-    r"[(\[](?:vol|volunteered|do not read|only if volunteered|evs|spontaneous)\.?[)\]]"
+    r"[(\[](?:vol|volunteered|volunteered only|do not read|do not read out|dnr|don't read"
+    r"|only if volunteered|evs|spontaneous|not read)\.?[)\]]"
 )
-_BETWEEN = re.compile(r"\s*(?:/|;|,|\||\bor\b|\band\b)\s*")
+_BETWEEN = re.compile(r"\s*(?:/|;|,|\||&|\+| - |\bor\b|\band\b)\s*")
+_AROUND = " .:()[]<>*-_"
+_CODE = re.compile(r"^-?\d{1,4}\s*[.:)=-]\s*|\s*[(\[=]\s*-?\d{1,4}\s*[)\]]?$")
+_WHO = re.compile(r"^(?:i|i'm|i am|i'd|i would)\s+")
 
 REASON = "option that is no answer (data.non_answers=keep keeps it)"
 
@@ -46,11 +60,17 @@ def is_non_answer(option: str) -> bool:
     >>> [is_non_answer(text) for text in ("DK/Refused", "No answer (VOL)", "None", "Neither")]
     [True, True, False, False]
     """
-    text = _ASIDE.sub("", normal_form(option)).strip(" .()[]")
+    text = _bare(_ASIDE.sub("", normal_form(option)))
     if text in _NON_ANSWERS:
         return True
-    parts = [part.strip(" .()[]") for part in _BETWEEN.split(text)]
+    parts = [_bare(part) for part in _BETWEEN.split(text)]
     return len(parts) > 1 and all(part in _NON_ANSWERS for part in parts)
+
+
+def _bare(text: str) -> str:
+    """Without brackets and full stops around it, a code before or behind it, and who says it."""
+    text = _CODE.sub("", text.strip(_AROUND)).strip(_AROUND)
+    return _WHO.sub("", text)
 
 
 def non_answers(question: Question) -> list[str]:

@@ -14,17 +14,25 @@ from plurallm.data.formats.cells import CellError
 from plurallm.data.formats.tabular import SurveyError, check_file, table_rows
 from plurallm.data.layout import Layout
 from plurallm.data.non_answers import drop_non_answers
-from plurallm.data.sources.tables import TableData
+from plurallm.data.sources.table_files import TableData
 from plurallm.data.survey import Survey
 
 
-def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
+def read_survey(
+    path: Path,
+    source: str,
+    non_answers: str = "drop",
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    shares_sum: float | None = None,
+) -> Survey:
     """Read a survey file.
 
     Parameters
     ----------
     path : Path
-        CSV (``.csv``, ``.csv.gz``) or parquet (``.parquet``).
+        CSV (``.csv``, ``.csv.gz``), TSV (``.tsv``, ``.tsv.gz``) or parquet (``.parquet``).
     source : str
         A name of ``conf/data`` whose files are tables: ``"custom"`` for one row per question and
         group with the columns ``question_id, question, options, group`` and ``shares`` or
@@ -33,6 +41,10 @@ def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
     non_answers : str
         ``"drop"``: options such as "Don't know" or "Refused" are left out and counted, and the
         shares of the others sum to 1; ``"keep"``: they count as opinions.
+    delimiter, encoding : str, optional
+        Of a text; see ``table_rows``.
+    shares_sum : float, optional
+        What shares sum to in the custom layout; 1 by default.
 
     Returns
     -------
@@ -45,11 +57,16 @@ def read_survey(path: Path, source: str, non_answers: str = "drop") -> Survey:
         Naming file, row and reason.
     """
     check_file(path)
-    return survey_of_rows(path, table_rows(path), source, non_answers)
+    rows = table_rows(path, delimiter, encoding)
+    return survey_of_rows(path, rows, source, non_answers, shares_sum)
 
 
 def survey_of_rows(
-    path: Path, rows: Iterator[tuple[int, dict[str, Any]]], source: str, non_answers: str
+    path: Path,
+    rows: Iterator[tuple[int, dict[str, Any]]],
+    source: str,
+    non_answers: str,
+    shares_sum: float | None = None,
 ) -> Survey:
     """Make a survey of the rows of a table.
 
@@ -59,7 +76,7 @@ def survey_of_rows(
         What messages name as the file.
     rows : iterator of (int, dict)
         Number and cells of each row.
-    source, non_answers : str
+    source, non_answers, shares_sum
         As for ``read_survey``.
 
     Raises
@@ -71,7 +88,9 @@ def survey_of_rows(
     if first is None:
         raise SurveyError(f"{path}: no usable row")
     layout = _choose_layout(path, source, first[1])
-    builder = Builder(path, itertools.chain([first], rows), non_answers == "keep")
+    builder = Builder(
+        path, itertools.chain([first], rows), non_answers == "keep", shares_sum or 1.0
+    )
     try:
         layout.read(builder)
     except CellError as error:

@@ -158,7 +158,7 @@ def _base(group: str) -> str:
     return group.partition(" (")[0]
 
 
-def _as_written(names: Iterable[str], groups: Iterable[str]) -> list[str]:
+def as_written(names: Iterable[str], groups: Iterable[str]) -> list[str]:
     """Names as the survey writes them, where it has them in other letters."""
     written = {normal_form(group): group for group in groups}
     here = set(groups)
@@ -200,9 +200,9 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
     needed = questions_needed(config)
     data = replace(
         config.data,
-        train_groups=_as_written(config.data.train_groups, seen_questions),
-        held_out_groups=_as_written(config.data.held_out_groups, seen_questions),
-        groups=_as_written(config.data.group_list, seen_questions)
+        train_groups=as_written(config.data.train_groups, seen_questions),
+        held_out_groups=as_written(config.data.held_out_groups, seen_questions),
+        groups=as_written(config.data.group_list, seen_questions)
         if isinstance(config.data.groups, list)
         else config.data.groups,
     )

@@ -43,6 +43,11 @@ class Question:
     ordinal: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.options, str):
+            raise ValueError(
+                f"the options of question {self.id!r} are the text {self.options[:60]!r}, not a "
+                "list of texts"
+            )
         if not self.text.strip():
             raise ValueError(f"question {self.id!r} has no text")
         if len(self.options) < 2:
@@ -132,6 +137,8 @@ class Survey:
         Spellings that were taken for one group, by the group's name.
     doubts : tuple of str
         What is read as it stands and is seldom meant so, with its row and what to do.
+    rows : mapping of str to int
+        First row of each question in the file, by id; empty where there was none.
     populations : tuple of tuple of str
         Groups that hold the same people: they share a role, unless the configuration lists theirs.
     """
@@ -144,6 +151,7 @@ class Survey:
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     populations: tuple[tuple[str, ...], ...] = ()
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def from_frame(frame: Any) -> "Survey":

@@ -89,10 +89,25 @@ def data_state(config: DataConfig) -> tuple[tuple[int, ...] | None, ...]:
 
 @lru_cache(maxsize=1)
 def read_once(
-    path: Path, layout: str, non_answers: str, state: tuple[tuple[int, ...] | None, ...]
+    path: Path,
+    layout: str,
+    non_answers: str,
+    written: tuple[str | None, str | None, float | None],
+    state: tuple[tuple[int, ...] | None, ...],
 ) -> Survey:
-    """Read a file once for all that a process does with it; `state` tells a changed one."""
-    return read_survey(path, layout, non_answers)
+    """Read a file once for all that a process does with it; `state` tells a changed one.
+
+    `written` is delimiter, encoding and what shares sum to.
+    """
+    delimiter, encoding, shares_sum = written
+    return read_survey(
+        path,
+        layout,
+        non_answers,
+        delimiter=delimiter,
+        encoding=encoding,
+        shares_sum=shares_sum,
+    )
 
 
 def plan_nodes(config: Config) -> int:

@@ -1,1 +1,1 @@
-"""What guards a deployment's processes: the proxy on the public port, the bounded executor."""
+"""Verbs of operators and data holders, and what guards the processes that they start."""

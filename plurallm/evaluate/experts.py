@@ -20,7 +20,7 @@ from plurallm.config.schema import Config
 from plurallm.data.preferences import Preferences, make_episode
 from plurallm.evaluate.scores import Predictor
 from plurallm.learn.ensemble import decode_members, make_ensemble, members, take_member
-from plurallm.learn.mixing import Mixing, fit_mixing, folds, mix
+from plurallm.learn.mixing import Mixing, even_mixing, fit_mixing, folds, mix
 from plurallm.learn.transformer import PreferenceTransformer, gather_questions
 
 MembersPredictor = Callable[[Preferences, Preferences], Tensor]
@@ -95,6 +95,33 @@ def expert_predictors(
         if group in groups
     }
     return {group: own.get(group, mixture) for group in groups}
+
+
+def population_predictor(
+    model: PreferenceTransformer, weights: Mapping[str, Tensor], table_RD: Tensor
+) -> Predictor:
+    """Make a predictor that takes all experts alike, for any group.
+
+    What a group's own context adds is measured against it, where no other group's context is at
+    hand.
+
+    Parameters
+    ----------
+    model, weights, table_RD
+        As ``expert_predictors`` takes them.
+
+    Returns
+    -------
+    Predictor
+        The squares of the experts' mean roots, scaled to sum to 1.
+    """
+    predict_members = ensemble_predictor(make_ensemble(model, weights), table_RD)
+
+    def predict(context: Preferences, target: Preferences) -> Tensor:
+        predicted_MQO = predict_members(context, target.without_shares()).double().cpu()
+        return mix(even_mixing(len(predicted_MQO)), predicted_MQO, target.mask_QO)[0]
+
+    return predict
 
 
 def ensemble_predictor(ensemble: PreferenceTransformer, table_RD: Tensor) -> MembersPredictor:

@@ -30,6 +30,9 @@ LEAST_GAIN = 0.005
 LEAST_BETWEEN = 0.25
 """... and they lie at least so far apart, as a share of the distance between the answers."""
 
+DIFFERENT = 0.1
+"""Two groups differ on a question where the shares of some option lie so far apart."""
+
 PARTNERS = 3
 """Each group is paired with so many groups after it in its role, in a ring."""
 
@@ -61,6 +64,10 @@ class Plurality:
         Predicted difference for each unit of true difference, by least squares.
     between, true_between : float
         Mean distance between the predictions, and between the answers, of two groups.
+    assigned : float or None
+        Where two groups differ (``DIFFERENT``), how often the prediction from the own context lies
+        nearer to a group's answers than the other one, in [0, 1]: 1/2 where predictions do not
+        depend on the group. None where no two groups differ.
     pairs, questions : int
         Pairs of groups, and distinct questions, that it comes from.
     tells_apart : bool
@@ -77,6 +84,7 @@ class Plurality:
     slope: float
     between: float
     true_between: float
+    assigned: float | None
     pairs: int
     questions: int
     tells_apart: bool
@@ -219,6 +227,10 @@ def _score(pairs: Sequence[_Pair], draws: torch.Generator) -> Plurality:
         torch.cat([jensen_shannon_distance(*part_2QO) for part_2QO in parts]).mean().item()
         for parts in ([p.own_2QO for p in pairs], [p.true_2QO for p in pairs])
     )
+    differs_N = torch.cat(
+        [((p.true_2QO[0] - p.true_2QO[1]).abs().amax(-1) >= DIFFERENT).repeat(2) for p in pairs]
+    )
+    nearer_N = ((own_N > swapped_N).double() + (own_N >= swapped_N).double()) / 2
     own, swapped = own_N.mean().item(), swapped_N.mean().item()
     correlation = both / (square * told_square) ** 0.5 if square * told_square > 0 else 0.0
     return Plurality(
@@ -231,6 +243,7 @@ def _score(pairs: Sequence[_Pair], draws: torch.Generator) -> Plurality:
         slope=both / square if square > 0 else 0.0,
         between=between,
         true_between=true_between,
+        assigned=nearer_N[differs_N].mean().item() if differs_N.any() else None,
         pairs=len(pairs),
         questions=len(set(question_N.tolist())),
         tells_apart=low > LEAST_GAIN

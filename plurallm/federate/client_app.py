@@ -16,7 +16,11 @@ from plurallm.config.directories import state_directory
 from plurallm.config.protection import DittoPersonal
 from plurallm.config.schema import Config
 from plurallm.config.strategies import FairStrategy
-from plurallm.evaluate.experts import expert_config, expert_predictors
+from plurallm.evaluate.experts import (
+    expert_config,
+    expert_predictors,
+    population_predictor,
+)
 from plurallm.evaluate.scores import GroupScore, model_predictor
 from plurallm.federate.ditto import PersonalModels, train_personal
 from plurallm.federate.local_data import LocalData, local_data, node_groups
@@ -135,7 +139,10 @@ def train_experts(message: Message, context: Context) -> Message:
 
 @app.evaluate("experts")
 def evaluate_experts(message: Message, context: Context) -> Message:
-    """Score each asked group with the received experts, mixed to fit its context."""
+    """Score each asked group with the received experts: mixed to fit its context, and all alike.
+
+    What the two differ by is what the group's context adds; no other group's is here.
+    """
     local = local_data(context)
     asked, _ = _asked(message, local, context)
     record = message.content.array_records["arrays"]
@@ -148,7 +155,13 @@ def evaluate_experts(message: Message, context: Context) -> Message:
     experts = [str(name) for name in names]
     predictors = expert_predictors(local.model, weights, experts, asked, local.table_RD)
     scores = [local.score(group, predictors[group]) for group in asked]
-    return _reply(message, asked, {"metrics": _score_record(scores, local.config)})
+    alike = population_predictor(local.model, weights, local.table_RD)
+    population = [local.score(group, alike) for group in asked]
+    records: dict[str, ArrayRecord | MetricRecord] = {
+        "metrics": _score_record(scores, local.config),
+        "population": _score_record(population, local.config),
+    }
+    return _reply(message, asked, records)
 
 
 @app.evaluate()

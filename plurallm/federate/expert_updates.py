@@ -7,15 +7,20 @@ Dimension letters: ``M`` experts.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import ArrayRecord, MessageType
+import torch
+from flwr.app import ArrayRecord, MessageType, RecordDict
 
+from plurallm.config.protection import ExpertsPersonal
+from plurallm.config.randomness import generator
+from plurallm.config.schema import Config
 from plurallm.evaluate.scores import GroupScore
 from plurallm.federate.fedavg import GroupFedAvg
 from plurallm.federate.messages import write_array
-from plurallm.federate.replies import answers, read_scores
+from plurallm.federate.replies import answers, read_more_scores, read_scores
 from plurallm.federate.round_report import FederationError, reasons
 from plurallm.record.checkpoint import Arrays
 
@@ -36,6 +41,8 @@ class Experts:
         Reason by training group without an expert.
     scores : dict of str to GroupScore
         Of the mixture, by group.
+    population : dict of str to GroupScore
+        Of all experts alike, whatever the group's context.
     unscored : dict of str to str
         Reason by group that should have been scored and was not.
     """
@@ -44,6 +51,7 @@ class Experts:
     arrays: Arrays
     declined: dict[str, str]
     scores: dict[str, GroupScore] = field(default_factory=dict)
+    population: dict[str, GroupScore] = field(default_factory=dict)
     unscored: dict[str, str] = field(default_factory=dict)
 
 
@@ -60,29 +68,31 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
     Returns
     -------
     Experts
-        At least one.
+        Without any, when no group sent one: the global model predicts then.
 
     Raises
     ------
     FederationError
-        When no group sent an expert, or none could be scored.
+        When there are experts and no group could be scored with them.
     """
     assert strategy.grid is not None
     timeout, roles = strategy.config.federation.round_timeout, strategy.roles
-    messages = strategy.ask(f"{MessageType.TRAIN}.experts", roles.train, final)
+    chosen = _draw(roles.train, strategy.config)
+    messages = strategy.ask(f"{MessageType.TRAIN}.experts", chosen, final)
     found = dict(strategy.updates(strategy.grid.send_and_receive(messages, timeout=timeout)))
-    found = {**strategy.away(roles.train), **found}
+    found = {**strategy.away(chosen), **found}
     declined = {group: own for group, own in found.items() if isinstance(own, str)}
     for group, reason in declined.items():
         logger.warning("no expert of %s: %s", group, reason)
     # Taken out one after the other: never are all in memory twice.
-    taken = {group: found[group] for group in roles.train if group in found.keys() - declined}
+    taken = {group: found[group] for group in chosen if group in found.keys() - declined}
     if not taken:
-        raise FederationError(
-            "personal=experts: no group sent an expert; " + reasons(declined) + "; a data holder "
-            "allows it with allow=personal.experts in the node's settings, and personal=none does "
-            "without"
+        logger.warning(
+            "no group sent an expert, so the global model predicts, which hardly tells groups "
+            "apart; a data holder allows experts with allow=personal.experts in the node's "
+            "settings, and personal=none does without"
         )
+        return Experts((), {}, declined)
     arrays = {
         name: np.stack([own.arrays[name] for own in taken.values() if not isinstance(own, str)])
         for name in final
@@ -90,6 +100,7 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
     record = ArrayRecord({name: write_array(array) for name, array in arrays.items()})
     groups = tuple(taken)
     scores: dict[str, GroupScore] = {}
+    population: dict[str, GroupScore] = {}
     messages = strategy.ask(
         f"{MessageType.EVALUATE}.experts", roles.groups, record, {"experts": list(groups)}
     )
@@ -101,9 +112,27 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
         if isinstance(own, str):
             unscored |= dict.fromkeys(members, own)
         else:
+            assert isinstance(content, RecordDict)
             scores |= own
+            population |= read_more_scores(content, "population", members, draws)
     for group, reason in unscored.items():
         logger.warning("%s not scored with the experts: %s", group, reason)
     if not scores:
         raise FederationError("no group could be scored with the experts; " + reasons(unscored))
-    return Experts(groups, arrays, declined, scores, unscored)
+    return Experts(groups, arrays, declined, scores, population, unscored)
+
+
+def _draw(groups: Sequence[str], config: Config) -> list[str]:
+    """Who fine-tunes: all, or a seeded draw of ``personal.max_experts``, in the roles' order."""
+    assert isinstance(config.personal, ExpertsPersonal)
+    if len(groups) <= config.personal.max_experts:
+        return list(groups)
+    draws = generator(config.seed, "experts")
+    drawn = torch.randperm(len(groups), generator=draws)[: config.personal.max_experts]
+    logger.info(
+        "%d of %d training groups, drawn at random, bring an expert (personal.max_experts); all "
+        "others are predicted by their mixture",
+        len(drawn),
+        len(groups),
+    )
+    return [groups[row] for row in sorted(drawn.tolist())]

@@ -34,7 +34,7 @@ from plurallm.federate.outstanding import busy_nodes
 from plurallm.federate.replies import (
     Update,
     answers,
-    read_personal_scores,
+    read_more_scores,
     read_scores,
     read_updates,
     read_work,
@@ -199,7 +199,7 @@ class GroupFedAvg(FedAvg):
                 continue
             self.report.scores |= scores
             if not isinstance(content, str):
-                self.report.personal_scores |= read_personal_scores(content, groups, draws)
+                self.report.personal_scores |= read_more_scores(content, "personal", groups, draws)
         for group, reason in self.report.unscored.items():
             logger.warning("round %d: %s not scored: %s", self.report.round_number, group, reason)
         if not self.report.scores:

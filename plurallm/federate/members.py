@@ -170,7 +170,7 @@ def objection(
     if node.config != config_digest:
         return (
             f"node {node_id} composed another configuration than the server: it must run the "
-            "same version, and a resumed run must be started with scripts/run.sh or submit.sh"
+            "same version, and a resumed run must be started with scripts/run.sh or plurallm submit"
         )
     for other_id, other in others.items():
         for group in node.seen_questions:

@@ -157,12 +157,22 @@ class Recorder:
         """Gather and save the experts; scores of the run become those of their mixture."""
         started = time.monotonic()
         experts = gather_experts(self._strategy, record)
+        told = {
+            "groups": list(experts.groups),
+            "declined": experts.declined,
+            "seconds": time.monotonic() - started,
+        }
+        if not experts.groups:
+            return {"experts": told}
         self._folder.save_model(
             "experts",
             experts.arrays,
             {**self._describe(self._config.federation.rounds), "groups": list(experts.groups)},
         )
-        facts = summarize(experts.scores, self._roles.by_group, self._config.data.distance)
+        distance, roles = self._config.data.distance, self._roles.by_group
+        facts = summarize(experts.scores, roles, distance)
+        if experts.population:
+            facts["population_cells"] = summarize(experts.population, roles, distance)["cells"]
         facts |= {"trunk_cells": last["cells"], "groups_unscored": experts.unscored}
         if self._simulated:
             study = self._study
@@ -177,12 +187,7 @@ class Recorder:
                 study.tasks, study.roles, predict, self._config, by_name=True
             )
             facts["trunk_plurality"] = last["plurality"]
-        facts["experts"] = {
-            "groups": list(experts.groups),
-            "declined": experts.declined,
-            "seconds": time.monotonic() - started,
-        }
-        return facts
+        return {**facts, "experts": {**told, "seconds": time.monotonic() - started}}
 
     def _plurality(self, arrays: Arrays, brief: bool) -> dict[str, Any]:
         """Plurality of the global model, in a simulation: only there one place has all answers."""

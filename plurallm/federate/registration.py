@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from plurallm.data.identity import normal_form
+
 FOLDER = "PLURALLM_OPERATOR"
 """Environment variable of the server and its runs: the operator's folder."""
 
@@ -45,13 +47,13 @@ def check_registration() -> None:
     if FOLDER not in os.environ:
         raise RegistrationError(
             f"{FOLDER} is not set, so nothing says which groups a node's key may bring: start the "
-            "server with server.sh, which sets it"
+            "server with plurallm server, which sets it"
         )
     folder = Path(os.environ[FOLDER])
     if not (folder / GROUPS).is_file():
         raise RegistrationError(
             f"{folder / GROUPS} is missing, so no node may bring a group: register the nodes with "
-            "server.sh FOLDER register, or bind those that are registered"
+            "plurallm server FOLDER register, or bind those that are registered"
         )
     _bindings(folder)
 
@@ -93,12 +95,14 @@ def unbound(node_id: int, groups: Iterable[str]) -> str | None:
         return None
     folder = Path(os.environ[FOLDER])
     own = _bindings(folder).get(str(node_id), [])
-    other = [] if own is None else sorted(set(groups) - set(own))
+    known = set(map(normal_form, own or ()))
+    other = sorted(name for name in groups if own is not None and normal_form(name) not in known)
     if not other:
         return None
     return (
         f"its key is not registered for group {other[0]!r}, but for "
-        f"{told_groups(folder, str(node_id))} (server.sh FOLDER bind {node_id} GROUP changes it)"
+        f"{told_groups(folder, str(node_id))} "
+        f"(plurallm server FOLDER bind {node_id} GROUP changes it)"
     )
 
 

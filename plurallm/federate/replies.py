@@ -163,15 +163,17 @@ def read_scores(
     return or_reason(lambda: _scores(content, groups, draws))
 
 
-def read_personal_scores(
-    content: RecordDict, groups: Sequence[str], draws: int
+def read_more_scores(
+    content: RecordDict, name: str, groups: Sequence[str], draws: int
 ) -> dict[str, GroupScore]:
-    """Take the scores of personal models from an evaluation reply that was accepted.
+    """Take further scores from an evaluation reply that was accepted.
 
     Parameters
     ----------
     content : RecordDict
         What the node sent.
+    name : str
+        Of the record: ``"personal"``, of personal models, or ``"population"``.
     groups : sequence of str
         What it was asked for.
     draws : int
@@ -180,10 +182,11 @@ def read_personal_scores(
     Returns
     -------
     dict of str to GroupScore
-        Empty where there are none, or where they cannot be used.
+        Of the groups that ``NAME-groups`` lists, or of all; empty where there are none, or where
+        they cannot be used.
     """
-    metrics = content.metric_records.get("personal")
-    own: Any = next(iter(content.config_records.values())).get("personal-groups")
+    metrics = content.metric_records.get(name)
+    own: Any = next(iter(content.config_records.values())).get(f"{name}-groups", list(groups))
     if metrics is None or not isinstance(own, list) or not own or not set(own) <= set(groups):
         return {}
     record = RecordDict({"metrics": metrics, "config": ConfigRecord({"groups": own})})
@@ -262,7 +265,8 @@ def _norm_of_change(arrays: Arrays, weights: Arrays) -> float:
 
 def _scores(content: RecordDict, groups: Sequence[str], draws: int) -> dict[str, GroupScore]:
     _check_groups(content, groups)
-    metrics: Mapping[str, Any] = next(iter(content.metric_records.values()), MetricRecord())
+    named = content.metric_records
+    metrics: Mapping[str, Any] = named.get("metrics", next(iter(named.values()), MetricRecord()))
     seen, unseen = (
         _column(metrics, f"{column}-distance", len(groups) * draws) for column in ("seen", "unseen")
     )

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from plurallm.config.compose import load_config
 from plurallm.config.digest import PLACES, changed_on_resume, config_digest
+from plurallm.config.directories import home_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import absolute_overrides, override_key, split_overrides
 from plurallm.config.schema import Config
@@ -211,4 +212,4 @@ def _run_folder(config: Config, context: Context) -> Path:
         return Path(config.output_dir)
     # A bare `flwr run` has no working directory of the caller's to write to.
     started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    return Path.home() / "plurallm-runs" / f"{started}-{context.run_id}"
+    return home_directory("output_dir") / "plurallm-runs" / f"{started}-{context.run_id}"

@@ -1,9 +1,11 @@
 """How experts are mixed for a group: Bayesian linear regression of its answers on theirs.
 
-The answer to an option is taken to be the experts' mean plus a weighted sum of how far each expert
-lies from that mean, plus noise. Weights have a normal prior around zero: without a context every
-group is predicted by the mean. Their posterior is in closed form, and so is the error of predicting
-one question of the context from the others, which chooses the penalty, noise over prior variance.
+It is done in square roots of shares: their squared differences sum to twice the squared Hellinger
+distance, which is near to the Jensen-Shannon distance that predictions are scored by. The root of
+an answer is taken to be the experts' mean root plus a weighted sum of how far each expert lies
+from that mean, plus noise. Weights have a normal prior around zero: without a context every group
+is predicted by the mean. Their posterior is in closed form, and so is the error of predicting one
+question of the context from the others, which chooses the penalty, noise over prior variance.
 
 The experts' predictions of a context's question must not come from that question's answer, or an
 expert that copies it would be trusted: see ``folds``.
@@ -43,7 +45,7 @@ class Mixing:
     covariance_MM : Tensor of shape (M, M), float64
         Posterior covariance.
     noise : float
-        Variance of an answer around its prediction.
+        Variance of an answer's root around its prediction.
     penalty : float
         Noise over the weights' prior variance.
     """
@@ -94,7 +96,7 @@ def fit_mixing(predicted_MQO: Tensor, true_QO: Tensor, mask_QO: Tensor) -> Mixin
     """
     question_P = mask_QO.nonzero()[:, 0].cpu()
     deviation_MP, mean_P = _deviations(predicted_MQO.double().cpu(), mask_QO.cpu())
-    error_P = true_QO.double().cpu()[mask_QO.cpu()] - mean_P
+    error_P = true_QO.double().cpu()[mask_QO.cpu()].sqrt() - mean_P
     design_PM = deviation_MP.T
     penalty = min(_GRID, key=lambda value: _cost(design_PM, error_P, question_P, value))
     inverse_MM = _inverse(design_PM, penalty)
@@ -103,6 +105,12 @@ def fit_mixing(predicted_MQO: Tensor, true_QO: Tensor, mask_QO: Tensor) -> Mixin
     fitted = float(error_P @ (error_P - design_PM @ weight_M))
     noise = max(fitted, 0.0) / max(len(error_P), 1)
     return Mixing(weight_M, noise * inverse_MM, noise, penalty)
+
+
+def even_mixing(members: int) -> Mixing:
+    """Weights of a group that nothing is known of: the prior, without a doubt of its own."""
+    zeros_M = torch.zeros(members, dtype=torch.float64)
+    return Mixing(zeros_M, torch.diag(zeros_M), 0.0, PENALTY)
 
 
 def mix(mixing: Mixing, predicted_MQO: Tensor, mask_QO: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,28 +128,32 @@ def mix(mixing: Mixing, predicted_MQO: Tensor, mask_QO: Tensor) -> tuple[Tensor,
     Returns
     -------
     share_QO : Tensor of shape (Q, O), float64
-        At least 0.001 before they are scaled to sum to 1; 0 where there is no option.
+        At least 0.001 before they are scaled to sum to 1; 0 where there is no option. Of one
+        expert they are what it predicts.
     spread_QO : Tensor of shape (Q, O), float64
         Standard deviation of the true share: of the weights and of the noise, and never more than
         the largest that a share with this mean can have, ``sqrt(p (1 - p))``.
     """
     mask_QO = mask_QO.cpu()
     deviation_MP, mean_P = _deviations(predicted_MQO.double().cpu(), mask_QO)
-    share_QO = torch.zeros(mask_QO.shape, dtype=torch.float64)
-    share_QO[mask_QO] = (mean_P + mixing.weight_M @ deviation_MP).clamp(min=_LEAST_SHARE)
-    share_QO = share_QO / share_QO.sum(-1, keepdim=True)
+    root_P = (mean_P + mixing.weight_M @ deviation_MP).clamp(min=math.sqrt(_LEAST_SHARE))
     variance_P = torch.einsum("mp,mn,np->p", deviation_MP, mixing.covariance_MM, deviation_MP)
+    variance_P = variance_P + mixing.noise
+    share_QO = torch.zeros(mask_QO.shape, dtype=torch.float64)
+    share_QO[mask_QO] = root_P**2
     spread_QO = torch.zeros_like(share_QO)
-    spread_QO[mask_QO] = variance_P + mixing.noise
-    largest_QO = share_QO * (1 - share_QO)
-    return share_QO, spread_QO.minimum(largest_QO).sqrt()
+    # Variance of the square of a normal variable.
+    spread_QO[mask_QO] = 4 * root_P**2 * variance_P + 2 * variance_P**2
+    total_Q1 = share_QO.sum(-1, keepdim=True)
+    share_QO = share_QO / total_Q1
+    return share_QO, (spread_QO / total_Q1**2).minimum(share_QO * (1 - share_QO)).sqrt()
 
 
 def _deviations(predicted_MQO: Tensor, mask_QO: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each expert lies from the experts' mean, and the mean, of the options there are."""
-    predicted_MP = predicted_MQO[:, mask_QO]
-    mean_P = predicted_MP.mean(0)
-    return predicted_MP - mean_P, mean_P
+    """How far each root lies from the experts' mean root, and the mean, of existing options."""
+    root_MP = predicted_MQO[:, mask_QO].sqrt()
+    mean_P = root_MP.mean(0)
+    return root_MP - mean_P, mean_P
 
 
 def _inverse(design_PM: Tensor, penalty: float) -> Tensor:

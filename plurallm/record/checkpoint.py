@@ -17,6 +17,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from plurallm.config.directories import writing
+
 Arrays = dict[str, npt.NDArray[Any]]
 """A model's weights by name."""
 
@@ -108,10 +110,14 @@ def save_arrays(path: Path, arrays: Arrays, metadata: Mapping[str, str] | None =
     part = path.with_suffix(".part")
     # safetensors writes the memory of a view as it lies, not as it reads.
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    save_file(contiguous, part, metadata=dict(metadata or {}))
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with writing(path):
+        try:
+            save_file(contiguous, part, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
 
 
 def _read(path: Path) -> Checkpoint:

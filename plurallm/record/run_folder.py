@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from plurallm.config.digest import config_dict
+from plurallm.config.directories import writing
 from plurallm.config.schema import Config
 from plurallm.record.checkpoint import Arrays, save_arrays
 from plurallm.record.lock import lock_run
@@ -68,7 +69,7 @@ class RunFolder:
     def log_round(self, metrics: Mapping[str, Any], timings: Mapping[str, Any]) -> None:
         """Append one round to ``metrics.jsonl`` and ``timings.jsonl``."""
         for file, line in ((self._metrics, metrics), (self._timings, timings)):
-            with file.open("a", encoding="utf-8") as stream:
+            with writing(file), file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -132,8 +133,9 @@ def _lines_until(file: Path, last_round: int) -> list[str]:
 
 def _write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with writing(path):
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
 
 
 def new_run_folder(parent: Path, prefix: str = "") -> Path:

@@ -1,9 +1,11 @@
 """Weights & Biases: runs, and the tables of a comparison."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from plurallm.config.digest import config_dict
 from plurallm.config.schema import Config, WandbTracking
@@ -85,8 +87,23 @@ def _start(config: Config, tracking: WandbTracking, folder: Path) -> Any:
         dir=str(folder),
         config=config_dict(config),
         mode="online" if online else "offline",
+        id=_run_id(folder, tracking.job_type),
+        resume="allow",
         settings=wandb.Settings(silent=True),
     )
+
+
+def _run_id(folder: Path, job_type: str | None) -> str:
+    """Id of the run that tracks a folder: the same when the folder's run goes on.
+
+    An offline run that goes on has a second file, which ``wandb sync --append`` adds to the first.
+    """
+    file = folder / f"wandb-id{'' if job_type is None else f'-{quote(job_type, safe=str())}'}.txt"
+    if file.is_file():
+        return file.read_text(encoding="utf-8").strip()
+    new = secrets.token_hex(8)
+    file.write_text(new + "\n", encoding="utf-8")
+    return new
 
 
 def _numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

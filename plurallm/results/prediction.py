@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from plurallm.data.context import Context, read_context
+from plurallm.data.context import Context
 from plurallm.results.rows import Rows
 from plurallm.results.run import Run
 from plurallm.reward.forecast import Forecast, Query
@@ -31,7 +31,7 @@ def predict(arguments: Sequence[str]) -> None:
     model, groups = _model(args.place, args.group, args.weights)
     who: dict[str, str | Context] = {name: name for name in groups}
     if args.context is not None:
-        who[str(args.context)] = read_context(args.context)
+        who[str(args.context)] = model.read_context(args.context)
     if not who:
         raise ValueError(
             f"{args.place} releases no group's context: name one with --context FILE "

@@ -12,6 +12,7 @@ from plurallm.config.compose import load_tool_config
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import absolute_overrides, hydra_list, hydra_quote
 from plurallm.config.services import ExportConfig
+from plurallm.data.content import check_survey
 from plurallm.federate.in_process import run_here
 from plurallm.federate.recorder import SELECTION_CELLS
 from plurallm.results.report.report_folder import write_report
@@ -85,10 +86,14 @@ class Run:
 
     @property
     def study(self) -> Study:
-        """The study that was trained on; its survey must still lie where it did."""
+        """The study that was trained on; its survey must still lie where it did, unchanged."""
         saved = yaml.safe_load((self.folder / "overrides.yaml").read_text(encoding="utf-8"))
         kept = [text for text in saved if text.partition("=")[0] not in ("output_dir", "resume")]
-        return cached_study(tuple(kept))
+        study = cached_study(tuple(kept))
+        file = self.folder / "model" / "config.json"
+        known = json.loads(file.read_text("utf-8")).get("content") if file.is_file() else None
+        check_survey(known, study.survey.fingerprints, str(self.folder))
+        return study
 
     def report(self) -> Path:
         """Write the report: ``report.html`` and tables as CSV; gives the page's path."""

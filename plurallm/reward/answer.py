@@ -1,17 +1,20 @@
 """What a policy wrote, read strictly: an option, a distribution over the options, a ranking.
 
 The whole text must be the answer: anything around it makes it unparsable, so that a policy cannot
-earn a reward beside a second text. Space at both ends, upper and lower case do not count. An option
-is named by its text or by its letter (``A``, ``B``, ... in the order of the options); where an
-option's text is itself a letter, the text counts.
+earn a reward beside a second text. Space at both ends, upper and lower case do not count, nor do
+typographic quotes, dashes and spaces where they tell no options apart. An option is named by its
+text or by its letter (``A``, ``B``, ... in the order of the options); where an option's text is
+itself a letter, the text counts.
 """
 
 import json
 import math
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
+
+from plurallm.data.identity import normal_form
 
 Values = tuple[float, ...]
 """One number for each option."""
@@ -151,24 +154,37 @@ def _permutation(names: Sequence[str], options: Sequence[str]) -> list[int] | No
 
 def _positions(names: Sequence[str], options: Sequence[str]) -> list[int | None]:
     """Position of the option that each name means."""
-    texts = list(map(_folded, options))
-    by_text: dict[str, int | None] = {}
-    for position, text in enumerate(texts):
-        by_text[text] = None if text in by_text else position
+    by_text, by_form = _unique(map(_folded, options)), _unique(map(normal_form, options))
+    longest = 2 * max(map(len, options), default=0)  # no form of a long text is worth computing
+
+    def named(name: str) -> tuple[bool, int | None]:
+        if _folded(name) in by_text:
+            return True, by_text[_folded(name)]
+        form = normal_form(name) if len(name) <= longest else None
+        return form in by_form, by_form.get(form)
 
     def position_of(name: str) -> int | None:
-        if _folded(name) in by_text:
-            return by_text[_folded(name)]
+        known, place = named(name)
+        if known:
+            return place
         both = _LETTER_BEFORE_TEXT.fullmatch(name.strip())
         letter = both or _LETTER.fullmatch(name.strip())
         if letter is None:
             return None
         position = string.ascii_uppercase.index(letter[1].upper())
-        if position >= len(options) or (both and _folded(both[2]) != texts[position]):
+        if position >= len(options) or (both and named(both[2]) != (True, position)):
             return None
         return position
 
     return list(map(position_of, names))
+
+
+def _unique(texts: Iterable[str]) -> dict[str | None, int | None]:
+    """Position of each text; None where it stands twice."""
+    found: dict[str | None, int | None] = {}
+    for position, text in enumerate(texts):
+        found[text] = None if text in found else position
+    return found
 
 
 def _folded(text: str) -> str:

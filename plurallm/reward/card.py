@@ -118,10 +118,10 @@ the options, or a ranking. Trained with [PluralLLM](https://arxiv.org/abs/2503.0
 Answers that groups released into this bundle stand below.
 
 ```python
-from plurallm.reward import PreferenceRewardModel, read_context
+from plurallm.reward import PreferenceRewardModel
 
 model = PreferenceRewardModel.from_pretrained("THIS FOLDER OR REPOSITORY")
-context = read_context("answers.csv")  # of a new group: no training
+context = model.read_context("answers.csv")  # of a new group: no training
 model.predict("Is the economy doing well?", ["Yes", "No"], context)
 ```
 

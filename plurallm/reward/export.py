@@ -90,6 +90,7 @@ def run_model(export: ExportConfig) -> PreferenceRewardModel:
         experts=experts,
         probe=_probe(content),
         content=_bundle_content(content),
+        non_answers=with_old_rules(config)["data"]["non_answers"],
     )
     model.network.load_state_dict(load_file(weights))
     if model.experts is not None:

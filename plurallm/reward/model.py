@@ -1,6 +1,7 @@
 """The trained predictor as a reward model: a self-contained bundle that predicts."""
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -13,8 +14,9 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
 from plurallm.data.content import check_format
-from plurallm.data.context import Context, Group, context_from_json, context_to_json
+from plurallm.data.context import Context, Group, context_from_json, context_to_json, read_context
 from plurallm.data.embedding.pairs import Pair, question_pairs
+from plurallm.data.hub import check_hub
 from plurallm.data.survey import Question
 from plurallm.learn.ensemble import make_ensemble
 from plurallm.learn.transformer import PreferenceTransformer
@@ -24,6 +26,8 @@ from plurallm.reward.embedder import Embedder
 from plurallm.reward.forecast import Forecast, Query, make_forecast, option_texts
 from plurallm.reward.mixture import ExpertReadout
 from plurallm.reward.readout import Readout
+
+logger = logging.getLogger("plurallm")
 
 
 class PreferenceRewardModel(
@@ -58,6 +62,9 @@ class PreferenceRewardModel(
         ``plurallm.evaluate.experts``. Without them the one network does.
     probe : mapping, optional
         ``text`` and ``vector``: what tells whether the embedder is still the one of the training.
+    non_answers : str
+        What the training did with options that are no answers, ``"drop"`` or ``"keep"`` (as 0.1.0
+        did): contexts are read alike.
     content : mapping, optional
         Fingerprint of the survey and of the embedder behind the weights, with the format of the
         bundle and the version of the program that made it; see ``plurallm.data.content``.
@@ -85,6 +92,7 @@ class PreferenceRewardModel(
         experts: Sequence[str] = (),
         probe: dict[str, Any] | None = None,
         content: dict[str, Any] | None = None,
+        non_answers: str = "keep",
     ) -> None:
         super().__init__()
         self.sizes = model_config(model)
@@ -94,6 +102,9 @@ class PreferenceRewardModel(
             group: context_from_json(answers) for group, answers in (contexts or {}).items()
         }
         self.provenance = provenance or {}
+        if non_answers not in ("drop", "keep"):
+            raise ValueError(f"non_answers must be drop or keep, but is {non_answers!r}")
+        self.non_answers = non_answers
         self.probe, self.content = probe, content
         embed = Embedder(self.embedding, embedding_width, probe)
         self.precision = precision
@@ -138,6 +149,21 @@ class PreferenceRewardModel(
             known = ", ".join(self.contexts) or "none: give a context"
             raise ValueError(f"the bundle holds no context of group {group!r}; it has {known}")
         return self.contexts[group]
+
+    def read_context(self, path: str | Path) -> Context:
+        """Read one group's answers from a file, as the training read its own.
+
+        Parameters
+        ----------
+        path : str or Path
+            As for ``plurallm.reward.read_context``.
+
+        Raises
+        ------
+        SurveyError, ValueError
+            As ``plurallm.reward.read_context``.
+        """
+        return read_context(path, self.non_answers)
 
     def pairs_of(self, question: str, options: Sequence[str]) -> list[Pair]:
         """Texts that are embedded for a question, one for each option.
@@ -263,6 +289,7 @@ class PreferenceRewardModel(
             "experts": list(self.expert_groups),
             "probe": self.probe,
             "content": self.content,
+            "non_answers": self.non_answers,
         }
         text = json.dumps(config, sort_keys=True, indent=2)
         (save_directory / "config.json").write_text(text, encoding="utf-8")
@@ -294,6 +321,12 @@ class PreferenceRewardModel(
         """
         check_place(pretrained_model_name_or_path)
         name = str(pretrained_model_name_or_path)
+        if not Path(name).is_dir():
+            try:
+                check_hub()
+            except OSError as error:
+                logger.warning("the Hugging Face hub does not answer (%s)", error)
+                kwargs = {"local_files_only": True} | kwargs
         # The hub's mixin prints where it loads from; what a command prints is for programs.
         with reading(name), redirect_stdout(sys.stderr):
             model: Self = super().from_pretrained(name, **kwargs)

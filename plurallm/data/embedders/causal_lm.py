@@ -1,7 +1,6 @@
 """Causal language models as embedders: the mean of the last hidden states.
 
-Dimension letters: ``R`` rows, one for each distinct (question, option); ``T`` texts of a batch;
-``L`` tokens; ``D`` embedding width.
+Dimension letters: ``R`` rows, one for each distinct (question, option); ``D`` embedding width.
 """
 
 import sys
@@ -17,7 +16,6 @@ from plurallm.config.ranges import SECTION, Count, Text
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from torch import Tensor
 
     from plurallm.data.embedding.pairs import Pair
 
@@ -57,6 +55,7 @@ class CausalLMEmbedding(EmbeddingConfig):
         """
         import torch
 
+        from plurallm.data.embedding import beginnings
         from plurallm.data.embedding.batches import embed_texts
         from plurallm.data.embedding.models import causal_lm, count_tokens
         from plurallm.data.embedding.prompts import prompt_text
@@ -72,11 +71,9 @@ class CausalLMEmbedding(EmbeddingConfig):
 
         def encode(batch: list[str]) -> "npt.NDArray[np.float32]":
             ids = tokenizer(batch, add_special_tokens=special, truncation=True, max_length=limit)
-            token_TL, mask_TL = _padded(ids["input_ids"], device)
             with torch.inference_mode():
-                out = model(input_ids=token_TL, attention_mask=mask_TL, use_cache=False)
-                vector_TD = mean_over_tokens(out.last_hidden_state, mask_TL)
-            return vector_TD.cpu().numpy()
+                mean_TD = beginnings.mean_states(model, ids["input_ids"], device)
+            return mean_TD.cpu().numpy()
 
         texts = [prompt_text(pair, self.template, tokenizer) for pair in pairs]
         return unit_mean_square(
@@ -86,36 +83,6 @@ class CausalLMEmbedding(EmbeddingConfig):
                 encode,
                 self.batch_tokens,
                 keep,
+                [question for question, _ in pairs],
             )
         )
-
-
-def mean_over_tokens(state_TLD: "Tensor", mask_TL: "Tensor") -> "Tensor":
-    """Mean of the hidden states of each text's tokens.
-
-    Parameters
-    ----------
-    state_TLD : Tensor of shape (T, L, D)
-        Hidden states, in any precision.
-    mask_TL : Tensor of shape (T, L)
-        1 for a token, 0 for padding.
-
-    Returns
-    -------
-    Tensor of shape (T, D), float32
-        What a padded position holds does not matter.
-    """
-    kept_TLD = state_TLD.float().masked_fill(mask_TL[..., None] == 0, 0)
-    return kept_TLD.sum(1) / mask_TL.sum(1, keepdim=True)
-
-
-def _padded(ids: Sequence[Sequence[int]], device: str) -> "tuple[Tensor, Tensor]":
-    """Tokens and their mask, padded on the right: no token attends to what follows it."""
-    import torch
-
-    token_TL = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
-    mask_TL = torch.zeros_like(token_TL)
-    for row, own in enumerate(ids):
-        token_TL[row, : len(own)] = torch.tensor(own)
-        mask_TL[row, : len(own)] = 1
-    return token_TL.to(device), mask_TL.to(device)

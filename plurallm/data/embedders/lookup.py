@@ -4,6 +4,7 @@ Dimension letters: ``R`` rows, one for each distinct (question, option); ``F`` r
 ``D`` embedding width.
 """
 
+import csv
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,30 @@ def write_vectors(
         option=np.array([option for _, option in pairs], dtype=np.str_),
         vector=vector_RD,
     )
+
+
+def write_texts(path: Path, pairs: "Sequence[Pair]") -> None:
+    """Write the texts that ``embedding=table`` needs vectors of.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV file with the columns ``question`` and ``option``, in UTF-8.
+    pairs : sequence of (str, str)
+        Questions and options.
+
+    Raises
+    ------
+    FileExistsError
+        When it is there already.
+    """
+    try:
+        with path.open("x", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("question", "option"), *pairs])
+    except FileExistsError as error:
+        raise FileExistsError(
+            f"{path} is there already: remove it, or choose another name"
+        ) from error
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -107,6 +132,8 @@ class TableEmbedding(EmbeddingConfig):
         if missing:
             raise ValueError(
                 f"{self.path} lacks {len(missing)} of {len(pairs)} texts, first: "
-                f"question {missing[0][0]!r} with option {missing[0][1]!r}"
+                f"question {missing[0][0]!r} with option {missing[0][1]!r} (plurallm texts "
+                "OUT.csv writes all texts to embed; embedding.list_options says whether options "
+                "are listed)"
             )
         return unit_mean_square(vector_FD[[row[pair] for pair in pairs]].astype(np.float32))

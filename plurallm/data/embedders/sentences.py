@@ -3,6 +3,7 @@
 Dimension letters: ``R`` rows, one for each distinct (question, option); ``D`` embedding width.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -54,15 +55,15 @@ class SentenceEmbedding(EmbeddingConfig):
             texts = [question for question, _ in pairs] + [option for _, option in pairs]
 
         def encode(batch: list[str]) -> "npt.NDArray[np.float32]":
-            vectors: npt.NDArray[np.float32] = model.encode(
-                batch, batch_size=len(batch), show_progress_bar=False
-            )
-            return vectors
+            vectors = model.encode(batch, batch_size=len(batch), show_progress_bar=False)
+            return np.asarray(vectors, dtype=np.float32)
 
         vectors = unit_mean_square(
             embed_texts(
                 texts,
-                lambda texts: count_tokens(model.tokenizer, texts, model.max_seq_length),
+                lambda texts: count_tokens(
+                    model.tokenizer, texts, model.max_seq_length or math.inf
+                ),
                 encode,
                 self.batch_tokens,
                 keep,

@@ -21,6 +21,8 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from plurallm.config.directories import writing
+
 Vectors = npt.NDArray[np.float32]
 
 # Seconds between two parts on disk, and between two lines of a log.
@@ -35,6 +37,7 @@ def embed_texts(
     encode: Callable[[list[str]], Vectors],
     batch_tokens: int,
     keep: Path | None,
+    beginnings: Sequence[str] = (),
 ) -> Vectors:
     """Embed each distinct text once, in batches of texts of about the same length.
 
@@ -51,6 +54,9 @@ def embed_texts(
     keep : Path or None
         Folder for finished parts, from which an interrupted call goes on; with it, progress is
         shown. None: all in memory, and silent.
+    beginnings : sequence of str, optional
+        What each text begins with: texts that begin alike stay together, for an encoder that
+        computes a shared beginning once.
 
     Returns
     -------
@@ -60,7 +66,17 @@ def embed_texts(
     distinct = list(dict.fromkeys(texts))
     tokens = dict(zip(distinct, token_counts(distinct), strict=True))
     # The longest first: what does not fit into memory fails at once.
-    distinct.sort(key=lambda text: (-tokens[text], text))
+    begins = dict(zip(texts, beginnings, strict=True)) if beginnings else {}
+    longest: dict[str, int] = {}
+    for text in distinct:
+        own = begins.get(text, text)
+        longest[own] = max(longest.get(own, 0), tokens[text])
+
+    def place(text: str) -> tuple[int, str, int, str]:
+        own = begins.get(text, text)
+        return -longest[own], own, -tokens[text], text
+
+    distinct.sort(key=place)
     starts = _starts([tokens[text] for text in distinct], batch_tokens)
     done = [] if keep is None else _read_parts(keep, distinct, starts)
     written = first = sum(map(len, done))
@@ -85,11 +101,13 @@ def embed_texts(
 
 
 def _starts(lengths: Sequence[int], batch_tokens: int) -> list[int]:
-    """Where each batch starts, and the end of the last one; `lengths` fall."""
-    starts = [0]
-    for number in range(len(lengths)):
-        if (number + 1 - starts[-1]) * lengths[starts[-1]] > batch_tokens and number > starts[-1]:
+    """Where each batch starts, and the end of the last one."""
+    starts, widest = [0], 0
+    for number, length in enumerate(lengths):
+        widest = max(widest, length)
+        if (number + 1 - starts[-1]) * widest > batch_tokens and number > starts[-1]:
             starts.append(number)
+            widest = length
     return [*starts, len(lengths)]
 
 
@@ -123,8 +141,9 @@ def _write_part(folder: Path, texts: Sequence[str], written: int, done: Sequence
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / _part_name(written)
         part = file.with_suffix(".part")
-        part.write_bytes(content)
-        os.replace(part, file)
+        with writing(file):
+            part.write_bytes(content)
+            os.replace(part, file)
     return end
 
 

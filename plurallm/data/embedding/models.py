@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("plurallm")
 
+# What loading a model raises: without a package for its weights, ImportError or RuntimeError.
+_UNREADABLE = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError)
+
 # Weights as safetensors only, and once: some repositories hold copies for other libraries.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*"]
@@ -42,6 +45,8 @@ def model_folder(name: str) -> Path:
     _require("huggingface_hub", "embeddings")
     from huggingface_hub import snapshot_download
 
+    from plurallm.data.hub import check_hub
+
     download = partial(snapshot_download, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
     try:
         # What was downloaded once stays as it is: runs repeat, and nothing waits for the hub.
@@ -51,6 +56,7 @@ def model_folder(name: str) -> Path:
     if folder is not None and _is_complete(folder):
         return folder
     try:
+        check_hub()
         return Path(download(name))
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -110,6 +116,7 @@ def sentence_model(folder: Path, device: str) -> "SentenceTransformer":
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    _refuse_pickles(folder)
     try:
         model = SentenceTransformer(
             str(folder),
@@ -118,13 +125,26 @@ def sentence_model(folder: Path, device: str) -> "SentenceTransformer":
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{folder} holds no sentence-transformers model with safetensors weights: "
-            f"{_first_line(error)}"
+            f"{folder} holds no sentence-transformers model with safetensors weights"
+            f"{_quantised(folder)}: {_first_line(error)}"
         ) from error
-    model.tokenizer.truncation_side = "left"
+    if callable(model.tokenizer):  # a static model has no limit to cut a text at
+        model.tokenizer.truncation_side = "left"
     return model
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Refuse a module whose only weights are a pickle, which the library would read."""
+    for file in sorted(folder.rglob("pytorch_model.bin")):
+        if not file.with_name("model.safetensors").exists() and not any(
+            file.parent.glob("*.safetensors.index.json")
+        ):
+            raise ValueError(
+                f"{file}: weights as a pickle are not read: save the model with safetensors "
+                "(SentenceTransformer(...).save_pretrained does)"
+            )
 
 
 @lru_cache(maxsize=1)
@@ -157,6 +177,7 @@ def causal_lm(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is missing is said below
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left", **local)
@@ -167,29 +188,31 @@ def causal_lm(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
             output_loading_info=True,
             **local,
         )
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{folder} holds no causal language model with safetensors weights: "
-            f"{_first_line(error)}"
+            f"{folder} holds no causal language model with safetensors weights"
+            f"{_quantised(folder)}: {_first_line(error)}"
         ) from error
-    if loading["missing_keys"]:
-        raise ValueError(
-            f"{folder} lacks weights: {', '.join(sorted(loading['missing_keys'])[:5])}"
-        )
+    # The head is not read, and embedding models are saved without it.
+    base = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    missing = [key for key in sorted(loading["missing_keys"]) if key.startswith(base)]
+    if missing:
+        raise ValueError(f"{folder} lacks weights: {', '.join(missing[:5])}")
     return model.base_model.to(device).eval(), tokenizer
 
 
-def count_tokens(tokenizer: Any, texts: list[str], limit: int, special: bool = True) -> list[int]:
+def count_tokens(tokenizer: Any, texts: list[str], limit: float, special: bool = True) -> list[int]:
     """Count the tokens of texts, up to the number that a model reads.
 
     Parameters
     ----------
-    tokenizer : PreTrainedTokenizer
+    tokenizer : PreTrainedTokenizer or tokenizers.Tokenizer
         The model's.
     texts : list of str
         What will be embedded.
-    limit : int
-        Most tokens that the model reads; how many texts have more is logged.
+    limit : float
+        Most tokens that the model reads, infinite for a static one; how many texts have more is
+        logged.
     special : bool
         Whether the tokenizer adds its special tokens.
 
@@ -198,15 +221,19 @@ def count_tokens(tokenizer: Any, texts: list[str], limit: int, special: bool = T
     list of int
         At most `limit` each.
     """
-    ids = tokenizer(texts, add_special_tokens=special, truncation=False, verbose=False)["input_ids"]
-    cut = sum(len(own) > limit for own in ids)
+    if callable(tokenizer):
+        own = {"add_special_tokens": special, "truncation": False, "verbose": False}
+        counts = [len(ids) for ids in tokenizer(texts, **own)["input_ids"]]
+    else:  # a static model's, of the library that others wrap
+        counts = [len(own.ids) for own in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    cut = sum(count > limit for count in counts)
     if cut:
         logger.warning(
             "%d of %d texts are longer than the %d tokens that the model reads: "
             "their beginnings are left out",
             *(cut, len(texts), limit),
         )
-    return [min(len(own), limit) for own in ids]
+    return [int(min(count, limit)) for count in counts]
 
 
 def release_models() -> None:
@@ -222,6 +249,16 @@ def _require(module: str, extra: str) -> None:
             f"this embedding needs the package {module.replace('_', '-')}, of the extra {extra}: "
             f"pip install '.[{extra}]' in a clone of this project"
         )
+
+
+def _quantised(folder: Path) -> str:
+    """Say how a model is quantised, for which it may need a package that is not here."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        method = config["quantization_config"]["quant_method"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f" that can be read here (it is quantised with {method}; take the unquantised model)"
 
 
 def _first_line(error: Exception) -> str:

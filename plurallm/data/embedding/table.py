@@ -20,6 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from plurallm.config.device import choose_device
+from plurallm.config.directories import writing
 from plurallm.config.learning import EmbeddingConfig
 from plurallm.data.embedding.fingerprint import embedder_fingerprint
 from plurallm.data.embedding.models import release_models
@@ -156,7 +157,10 @@ def _embed(
 
 
 def _write(path: Path, table_RD: npt.NDArray[np.float32]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+    with (
+        writing(path),
+        tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file,
+    ):
         try:
             np.save(file, table_RD)
             file.close()

@@ -2,8 +2,12 @@
 
 import ast
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+_SEMICOLON = re.compile(r'("(?:[^"\\]|\\.)*")|;', re.DOTALL)
 
 
 class CellError(ValueError):
@@ -16,10 +20,13 @@ def filled(cell: object) -> bool:
 
 
 def json_list(cell: object, column: str) -> list[Any]:
-    """Read a list that is JSON text, or already a list (parquet)."""
+    """Read a list that is JSON text, or already a list (parquet).
+
+    Semicolons between its items count as commas: files where they separate cells have them.
+    """
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
+            cell = json.loads(cell if ";" not in cell else _SEMICOLON.sub(_comma, cell))
         except (ValueError, RecursionError) as error:
             raise CellError(f"column {column!r} is not JSON: {error}") from error
     if not isinstance(cell, list):
@@ -27,14 +34,22 @@ def json_list(cell: object, column: str) -> list[Any]:
     return cell
 
 
-def literal(cell: str, kind: type, column: str) -> Any:
+def _comma(match: re.Match[str]) -> str:
+    return match[1] or ","
+
+
+def literal(cell: str, kind: type[list[Any]] | type[dict[Any, Any]], column: str) -> Any:
     """Read a list or dictionary as Python prints it; nothing of it is run."""
     try:
-        value = ast.literal_eval(cell)
+        tree = ast.parse(cell.strip(), mode="eval")
+        value = ast.literal_eval(tree)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise CellError(f"column {column!r} is not a Python {kind.__name__}") from error
     if not isinstance(value, kind):
         raise CellError(f"column {column!r} is not a Python {kind.__name__}")
+    if isinstance(tree.body, ast.Dict) and len(value) < len(tree.body.keys):
+        names = Counter(ast.literal_eval(key) for key in tree.body.keys if key is not None)
+        raise CellError(f"column {column!r} has {names.most_common(1)[0][0]!r} twice")
     return value
 
 

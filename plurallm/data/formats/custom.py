@@ -19,7 +19,7 @@ def read_custom(survey: Builder) -> None:
         text = str(cells["question"] or "").strip()
         position = survey.add_question(cells["question_id"], text, options, ordinal)
         values = json_list(cells[kinds[0]], kinds[0])
-        total = 1.0 if kinds[0] == "shares" else None
+        total = survey.shares_sum if kinds[0] == "shares" else None
         shares = survey.shares(group, position, values, total)
         people = sum(values) if total is None else None
         effective = cells.get("effective")

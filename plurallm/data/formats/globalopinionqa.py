@@ -11,6 +11,7 @@ from typing import Any
 
 from plurallm.data.builder import Builder
 from plurallm.data.formats.cells import literal, texts
+from plurallm.data.identity import label
 
 
 def read_globalopinionqa(survey: Builder) -> None:
@@ -39,7 +40,7 @@ def _selections(survey: Builder, cell: str) -> list[tuple[str, Any]]:
     """Read ``defaultdict(<class 'list'>, {...})``, or the plain dictionary in it."""
     wrapped = re.fullmatch(r"defaultdict\(<class 'list'>, (\{.*\})\)", cell.strip(), re.DOTALL)
     countries = literal(wrapped[1] if wrapped else cell, dict, "selections")
-    named = [(str(name).strip(), values) for name, values in countries.items()]
+    named = [(label(name), values) for name, values in countries.items()]
     if not all(name for name, _ in named):
         raise survey.refuse("no group: a country without a name")
     return named

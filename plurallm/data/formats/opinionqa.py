@@ -7,6 +7,7 @@ and the shares of the others sum to 1. Where they are kept, a question that has 
 values; distributions come without them. A question's identity is its key.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from plurallm.data.survey import Question, Survey
 # Answers of several attributes: without the attribute they name nobody.
 _SHARED_NAMES = ("Other", "Refused", "Yes", "No")
 
+_SILENT = "group whose respondents all refused"
+
 # Columns of a table of ordinal values that may name the options.
 _NAMES = {"references", "options"}
 
@@ -31,6 +34,9 @@ def read_distributions(survey: Builder) -> None:
     reader = _Reader(survey)
     for cells in survey.rows():
         shares = _numbers(cells["D_H"])
+        if all(map(math.isnan, shares)):  # of a group without an answer
+            survey.dropped[_SILENT] += 1
+            continue
         if filled(cells.get("ordinal_refs")):
             options = texts(literal(cells["ordinal_refs"], list, "ordinal_refs"))
         else:
@@ -165,7 +171,7 @@ class _Reader:
             survey.dropped["row with another text or options than the first of its key"] += 1
             return
         if total is None and not any(values):
-            survey.dropped["group whose respondents all refused"] += 1
+            survey.dropped[_SILENT] += 1
             return
         group = self._group(cells)
         shares = survey.shares(group, position, values, total)
@@ -201,7 +207,7 @@ def _answers(options: Sequence[str], count: int) -> list[int]:
 def _numbers(cell: object) -> list[Any]:
     """Read numbers in brackets, with commas as a list prints them or without as numpy does."""
     if isinstance(cell, list):
-        return cell
+        return [math.nan if value is None else value for value in cell]
     try:
         return [float(number) for number in str(cell).strip("[] \n").replace(",", " ").split()]
     except ValueError as error:

@@ -1,12 +1,20 @@
-"""Files that hold tables: CSV, compressed or not, and parquet."""
+"""Files that hold tables: CSV and TSV, compressed or not, and parquet."""
 
 import csv
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from plurallm.config.surveys import DELIMITERS
+from plurallm.data.formats.dialect import (
+    damaged_place,
+    find_encoding,
+    open_text,
+    other_delimiter,
+)
 
 _Row = tuple[int, dict[str, Any]]
 
@@ -25,13 +33,23 @@ def file_state(path: Path) -> tuple[int, int, int, int, int]:
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def table_rows(path: Path) -> Iterator[_Row]:
+ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+"""Of files that can be read, in small letters or capital ones."""
+
+
+def table_rows(
+    path: Path, delimiter: str | None = None, encoding: str | None = None
+) -> Iterator[_Row]:
     """Read a table row by row.
 
     Parameters
     ----------
     path : Path
-        ``.csv`` or ``.csv.gz`` in UTF-8, or ``.parquet``.
+        Its name ends in one of ``ENDINGS``.
+    delimiter : str, optional
+        Of a text, a key of ``DELIMITERS``; by default the comma, or the tab in ``.tsv``.
+    encoding : str, optional
+        Of a text; UTF-8 by default.
 
     Yields
     ------
@@ -41,31 +59,63 @@ def table_rows(path: Path) -> Iterator[_Row]:
     Raises
     ------
     SurveyError
-        When the file cannot be read, a column's name stands twice in the header, or a row has
-        not as many cells as the header.
+        When the file cannot be read, its delimiter or encoding seems to be another, a column's name
+        stands twice in the header, or a row has not as many cells as the header.
     """
-    if path.suffix == ".parquet":
+    name = path.name.lower()
+    if name.endswith(".parquet"):
         yield from _parquet_rows(path)
         return
-    if not path.name.endswith((".csv", ".csv.gz")):
+    if not name.endswith(ENDINGS):
         raise SurveyError(
-            f"{path}: a survey file ends in .csv, .csv.gz or .parquet; a file "
+            f"{path}: a survey file ends in {', '.join(ENDINGS)}; a file "
             "of persons (SPSS, Stata, Excel, ...) needs data=respondents"
         )
+    usual = "tab" if name.endswith((".tsv", ".tsv.gz")) else "comma"
+    sign = DELIMITERS[delimiter or usual]
     # One cell of GlobalOpinionQA holds the answers of all countries.
     csv.field_size_limit(2**24)
     try:
-        with _open_text(path) as file:
-            reader = csv.DictReader(file)
-            refuse_doubles(path, reader.fieldnames or ())
+        with open_text(path, encoding or "utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=sign)
+            header = reader.fieldnames or ()
+            refuse_doubles(path, header)
+            _refuse_other_shape(path, header, sign)
             for row in reader:
                 if None in row or None in row.values():
                     raise SurveyError(
                         f"{path}, row {reader.line_num}: it has not as many cells as the header"
                     )
                 yield reader.line_num, row
-    except (UnicodeDecodeError, csv.Error, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise SurveyError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
+    except UnicodeError as error:
+        raise SurveyError(f"{path}: {_other_encoding(path, encoding)}") from error
+    except (csv.Error, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        raise SurveyError(f"{path}: not a readable CSV file: {error}") from error
+
+
+def _refuse_other_shape(path: Path, header: Sequence[str], sign: str) -> None:
+    """Refuse a text whose header shows another delimiter, or UTF-16 without its mark."""
+    if any("\0" in name for name in header):
+        raise SurveyError(f"{path}: {_other_encoding(path, None)}")
+    found = other_delimiter(header, sign)
+    if found:
+        used = next(name for name, own in DELIMITERS.items() if own == sign)
+        raise SurveyError(
+            f"{path}: its cells seem to be separated by {found}, not by {used}: give "
+            f"data.delimiter={found}, or save it with {used}s"
+        )
+
+
+def _other_encoding(path: Path, encoding: str | None) -> str:
+    """What to say of a text that is not in the encoding it was read in."""
+    if encoding is not None:
+        return f"it is not in data.encoding={encoding}"
+    found = find_encoding(path)
+    place = damaged_place(path) if found == "cp1252" else None
+    if place is not None:
+        return f"it is UTF-8 for the most part, but not in {place}: repair that line"
+    told = {"cp1252": "cp1252 (Windows-1252, Latin-1)"}.get(found, found)
+    return f"it is not in UTF-8 but, it seems, in {told}: give data.encoding={found}"
 
 
 def check_file(path: Path) -> None:
@@ -80,12 +130,6 @@ def check_file(path: Path) -> None:
         raise SurveyError(f"{path} is a folder; data.path names the survey file")
     if not path.is_file():
         raise SurveyError(f"{path}: no such file; data.path names the survey file")
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:

@@ -27,6 +27,20 @@ _SPAN = re.compile(
 )
 
 
+class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a mapping in which a key stands twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key!r} stands there twice", problem_mark=node.start_mark
+                )
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def read_codebook(path: Path, columns: Mapping[str, str]) -> dict[str, Variable]:
     """Read a codebook.
 
@@ -52,7 +66,9 @@ def read_codebook(path: Path, columns: Mapping[str, str]) -> dict[str, Variable]
         Naming the codebook, the variable and the cell.
     """
     found: dict[str, Variable] = {}
-    rows = _yaml_rows(path) if path.suffix in (".yaml", ".yml") else _table_rows(path, columns)
+    rows = (
+        _yaml_rows(path) if path.suffix.lower() in (".yaml", ".yml") else _table_rows(path, columns)
+    )
     for cells in rows:
         name = label(cells.get("variable"))
         if not name:
@@ -88,7 +104,7 @@ def _table_rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, An
 
 def _yaml_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise SurveyError(
             f"{path}: not a readable YAML file: {' '.join(str(error).split())}"
@@ -135,11 +151,13 @@ def _options(cell: Any) -> tuple[dict[str, str], frozenset[str]]:
     """Texts by code, and the codes whose text has a star."""
     if isinstance(cell, str) and cell.strip().startswith("{"):
         try:
-            cell = json.loads(cell)
+            cell = json.loads(cell, object_pairs_hook=list)
         except ValueError as error:
             raise ValueError(f"options are not JSON: {error}") from error
     if isinstance(cell, dict):
-        pairs = [(label(code), str(text).strip()) for code, text in cell.items()]
+        cell = list(cell.items())
+    if isinstance(cell, list):  # pairs, so that a code which stands twice shows
+        pairs = [(label(code), str(text).strip()) for code, text in cell]
     elif "=" not in str(cell or ""):  # a unit, such as "in years"
         pairs = []
     else:

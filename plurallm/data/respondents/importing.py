@@ -52,7 +52,7 @@ def import_survey(arguments: Sequence[str]) -> None:
         survey = data.read()
         written = [(out, survey_text(survey))]
         if isinstance(data, RespondentData):
-            sheet = read_sheet(Path(str(data.path)), data.encoding, data.sheet)
+            sheet = read_sheet(Path(str(data.path)), data.encoding, data.sheet, data.delimiter)
             variables, _ = known_variables(sheet, data)
             asked = {question.id for question in survey.questions}
             rows = [
@@ -72,7 +72,7 @@ def import_survey(arguments: Sequence[str]) -> None:
 
 
 def _draft(data: RespondentData, out: Path) -> None:
-    sheet = read_sheet(Path(str(data.path)), data.encoding, data.sheet)
+    sheet = read_sheet(Path(str(data.path)), data.encoding, data.sheet, data.delimiter)
     rows = draft_rows(sheet, known_variables(sheet, data)[0])
     _write([(out, codebook_text(rows))])
     print(f"{sheet.persons} persons, {len(rows)} columns: {sheet.told}")

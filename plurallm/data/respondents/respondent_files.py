@@ -25,7 +25,12 @@ ENDINGS = (
 _KINDS = {"ordinal": "ordinal", "nominal": "nominal"}  # of SPSS; "scale" is its default for all
 
 
-def read_sheet(path: Path, encoding: str | None = None, sheet: str | None = None) -> Sheet:
+def read_sheet(
+    path: Path,
+    encoding: str | None = None,
+    sheet: str | None = None,
+    delimiter: str | None = None,
+) -> Sheet:
     """Read a file of persons.
 
     Parameters
@@ -37,6 +42,8 @@ def read_sheet(path: Path, encoding: str | None = None, sheet: str | None = None
         and Stata files, where the file itself does not say.
     sheet : str, optional
         Which sheet of an Excel file; needed where there are several.
+    delimiter : str, optional
+        Of a text file, a key of ``DELIMITERS``; by default the one that fits.
 
     Returns
     -------
@@ -58,7 +65,7 @@ def read_sheet(path: Path, encoding: str | None = None, sheet: str | None = None
     elif name.endswith(".parquet"):
         found = _parquet(path)
     elif name.endswith(ENDINGS):
-        found = text_sheet(path, encoding)
+        found = text_sheet(path, encoding, delimiter)
     else:
         raise SurveyError(f"{path}: a file of respondents ends in {', '.join(ENDINGS)}")
     if not found.columns or not found.persons:

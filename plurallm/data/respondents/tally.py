@@ -55,7 +55,7 @@ def read_respondents(
     del state
     data = RespondentData(**json.loads(settings))
     assert data.path is not None
-    sheet = read_sheet(Path(data.path), data.encoding, data.sheet)
+    sheet = read_sheet(Path(data.path), data.encoding, data.sheet, data.delimiter)
     variables, left_out = known_variables(sheet, data)
     weight_P = _weights(sheet, data.weight)
     dropped: Counter[str] = Counter()

@@ -2,13 +2,13 @@
 
 import codecs
 import csv
-import gzip
 import io
 import re
 import zlib
 from pathlib import Path
-from typing import Any
 
+from plurallm.config.surveys import DELIMITERS
+from plurallm.data.formats.dialect import find_encoding, open_table
 from plurallm.data.formats.tabular import SurveyError, refuse_doubles
 from plurallm.data.identity import label
 from plurallm.data.respondents.columns import (
@@ -21,22 +21,23 @@ from plurallm.data.respondents.columns import (
 )
 
 _SAMPLE = 2**16
-_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_NAMES = {sign: name for name, sign in DELIMITERS.items()}
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
-def text_sheet(path: Path, encoding: str | None) -> Sheet:
+def text_sheet(path: Path, encoding: str | None, delimiter: str | None = None) -> Sheet:
     """Read a table of text; delimiter and encoding, as far as not given, are found."""
     pa = import_for("pyarrow", path)
     from pyarrow import csv as arrow_csv
 
     try:
-        encoding = encoding or _encoding(path)
-        with _open(path) as file:
+        encoding = encoding or find_encoding(path)
+        with open_table(path) as file:
             sample = file.read(_SAMPLE)
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
-        delimiter = _delimiter(path, text, len(sample) == _SAMPLE)
-        header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=delimiter))]
+        cut = len(sample) == _SAMPLE
+        sign = DELIMITERS[delimiter] if delimiter else _delimiter(path, text, cut)
+        header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=sign))]
         refuse_doubles(path, header)
         table = arrow_csv.read_csv(
             path,
@@ -46,7 +47,7 @@ def text_sheet(path: Path, encoding: str | None) -> Sheet:
                 skip_rows=1,
                 use_threads=False,
             ),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            parse_options=arrow_csv.ParseOptions(delimiter=sign, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(header, pa.string()),
                 strings_can_be_null=True,
@@ -64,33 +65,13 @@ def text_sheet(path: Path, encoding: str | None) -> Sheet:
     ) as error:
         raise SurveyError(f"{path}: not a readable table of text: {one_line(error)}") from error
     columns = {name: column_of(table[name], pa) for name in header}
-    commas = delimiter != "," and any(
+    commas = sign != "," and any(
         _DECIMAL_COMMA.fullmatch(code) for column in columns.values() for code in column.codes
     )
     if commas:
         columns = {name: _with_points(column) for name, column in columns.items()}
-    told = f"{_DELIMITERS[delimiter]}-separated text in {encoding.removesuffix('-sig').upper()}"
+    told = f"{_NAMES[sign]}-separated text in {encoding.removesuffix('-sig').upper()}"
     return Sheet(path, told + (", decimal commas" if commas else ""), columns, first_row=2)
-
-
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _encoding(path: Path) -> str:
-    with _open(path) as file:
-        start = file.read(4)
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        try:
-            decoder.decode(start)
-            while part := file.read(2**20):
-                decoder.decode(part)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "cp1252"
-    return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
 
 
 def _delimiter(path: Path, text: str, cut: bool) -> str:
@@ -98,13 +79,13 @@ def _delimiter(path: Path, text: str, cut: bool) -> str:
     lines = text.splitlines(keepends=True)
     text = "".join(lines[:-1] if cut and len(lines) > 1 else lines)
     found = {}
-    for delimiter in _DELIMITERS:
+    for delimiter in _NAMES:
         widths = [len(row) for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
         if widths and widths[0] > 1 and set(widths[: -1 if cut else None]) == {widths[0]}:
             found[delimiter] = widths[0]
     if not found:
         # The rows differ: by the header alone, so that the reader names the row.
-        found = {delimiter: lines[0].count(delimiter) for delimiter in _DELIMITERS} if lines else {}
+        found = {delimiter: lines[0].count(delimiter) for delimiter in _NAMES} if lines else {}
         if not any(found.values()):
             raise SurveyError(
                 f"{path}: no delimiter found (comma, semicolon, tab, bar) in the header "

@@ -7,6 +7,8 @@ the node does but never widen it.
 import dataclasses
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
 
 from plurallm.config.compose import load_config
 from plurallm.config.digest import flatten
@@ -15,8 +17,9 @@ from plurallm.config.overrides import check_choice, hydra_quote, override_key
 from plurallm.config.protection import RespondentPrivacy
 from plurallm.config.ranges import make_section
 from plurallm.config.schema import Config
+from plurallm.config.surveys import DataConfig
 from plurallm.data.formats.tabular import SurveyError
-from plurallm.data.roles import Roles, count_seen, is_listed, questions_needed
+from plurallm.data.roles import Roles, as_written, count_seen, is_listed, questions_needed
 from plurallm.data.survey import Survey
 from plurallm.federate.node.settings import NodeSettings
 
@@ -124,11 +127,8 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
     _check_sizes(run, settings)
     _check_promise(run, settings)
     fields = vars(run.data) | {"source": settings.layout, "path": str(settings.survey)}
-    there = [f"data={settings.layout}", f"data.path={hydra_quote(str(settings.survey))}"]
-    # The node's file, read as its data holder says and split as the run says.
-    reader = load_config([*there, *settings.reader], None).data
     own = {
-        "data": make_section(type(reader), vars(reader) | fields, "data"),
+        "data": _own_data(fields, settings),
         "privacy": run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
         "device": settings.device,
         "threads": settings.threads or run.threads,
@@ -138,6 +138,17 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         "resume": None,
     }
     return make_section(Config, vars(run) | own)
+
+
+def _own_data(fields: dict[str, Any], settings: NodeSettings) -> DataConfig:
+    """The node's file, read as its data holder says and split as the run says."""
+    own = _reader_data(settings.layout, str(settings.survey), settings.reader)
+    return make_section(type(own), vars(own) | fields, "data")
+
+
+@lru_cache(maxsize=1)
+def _reader_data(layout: str, path: str, reader: tuple[str, ...]) -> DataConfig:
+    return load_config([f"data={layout}", f"data.path={hydra_quote(path)}", *reader], None).data
 
 
 def _check_sizes(run: Config, settings: NodeSettings) -> None:
@@ -198,13 +209,16 @@ def own_survey(config: Config, settings: NodeSettings) -> Survey:
         Naming file, row and reason, or the group that the file does not have.
     """
     survey = config.data.read()
-    for group in settings.groups:
-        if group not in survey.answers:
+    answers = {}
+    for group, written in zip(
+        settings.groups, as_written(settings.groups, survey.answers), strict=True
+    ):
+        if written not in survey.answers:
             raise SurveyError(
                 f"{settings.survey} has no group {group!r}; its groups are "
                 + ", ".join(sorted(survey.answers))
             )
-    answers = {group: survey.answers[group] for group in settings.groups}
+        answers[group] = survey.answers[written]
     return dataclasses.replace(survey, answers=answers)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import override_key, split_overrides
-from plurallm.config.surveys import FileData, RespondentData
+from plurallm.config.surveys import DataConfig, FileData, RespondentData
 from plurallm.data.reading import table_layouts
+from plurallm.data.sources.table_files import CustomData
 
 _SETTINGS = (
     *("survey", "layout", "groups", "role", "epsilon", "device", "threads"),
@@ -44,8 +45,8 @@ class NodeSettings:
     allow : tuple of str
         Keys that a run may set here beyond ``ALLOWED``, and embedders beyond ``EMBEDDINGS``.
     reader : tuple of str
-        How a file of persons is read: overrides of ``conf/data/respondents.yaml``, such as
-        ``data.group_by=[cntry]``. No run can set them.
+        How the file is read: overrides of the layout's own keys, such as ``data.group_by=[cntry]``
+        for a file of persons, or ``data.delimiter=semicolon``. No run can set them.
     """
 
     survey: Path
@@ -122,10 +123,9 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
 
 def _check_reader(settings: NodeSettings) -> None:
     """What the reader sets must be of the reader alone."""
-    if settings.reader and settings.layout != "respondents":
-        raise ConfigError("reader=... goes with layout=respondents alone")
-    own = {f"data.{each.name}" for each in fields(RespondentData)}
-    own -= {f"data.{each.name}" for each in fields(FileData)}
+    kinds = {"respondents": RespondentData, "custom": CustomData}
+    own = {f"data.{each.name}" for each in fields(kinds.get(settings.layout, FileData))}
+    own -= {"data.path", *(f"data.{each.name}" for each in fields(DataConfig))}
     for text in settings.reader:
         key = override_key(text)
         if key not in own and not key.startswith("data.codebook_columns."):
@@ -134,5 +134,11 @@ def _check_reader(settings: NodeSettings) -> None:
 
 def _names(text: object) -> tuple[str, ...]:
     """Names of one CSV line, each once."""
-    (row,) = csv.reader([str(text)], skipinitialspace=True) if str(text).strip() else ([],)
+    try:
+        (row,) = csv.reader([str(text)], skipinitialspace=True) if str(text).strip() else ([],)
+    except (ValueError, csv.Error) as error:
+        raise ConfigError(
+            f"--node-config has {str(text)!r} where names with commas between them stand in one "
+            f"line, quoted as in a CSV file: {error}"
+        ) from error
     return tuple(dict.fromkeys(name.strip() for name in row if name.strip()))

@@ -16,7 +16,6 @@ NETWORKS = {
     "pooled_steps": "pooled",
     "pooled_rounds": "pooled",
     "local": "local",
-    "experts": "experts",
 }
 """How each named arm with a network is computed; every baseline is an arm too."""
 
@@ -32,7 +31,7 @@ class Arm:
     name : str
         As ``compare.arms`` lists it.
     kind : str
-        ``"federated"``, ``"pooled"``, ``"local"``, ``"experts"`` or ``"baseline"``.
+        ``"federated"``, ``"pooled"``, ``"local"`` or ``"baseline"``.
     overrides : tuple of str
         What it changes in the comparison's configuration.
     """
@@ -97,7 +96,7 @@ def _overrides(name: str, config: Config) -> tuple[str, ...]:
     if name == "paper":
         joint = hasattr(config.embedding, "parts")
         return (
-            *("training=paper", *_published_values(), "strategy=fedavg"),
+            *("training=paper", *_published_values(), "strategy=fedavg", "personal=none"),
             *(("embedding.parts=joint",) if joint else ()),
         )
     return ()

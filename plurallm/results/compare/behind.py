@@ -48,20 +48,38 @@ def keep_content(folder: Path, contents: Mapping[str, Content]) -> None:
 def check_comparison(folder: Path, survey: Survey) -> None:
     """Refuse a survey that is not the one that a comparison began with.
 
+    A comparison of 0.1.0, which recorded none, is warned of.
+
     Raises
     ------
     ConfigError
-        Naming the groups that differ; or where a version that recorded no survey made it.
+        Naming the groups that differ.
     """
-    check_survey(_read(folder), survey.fingerprints, str(folder))
+    if of_0_1_0(folder):
+        check_format(None, str(folder))
+    else:
+        check_survey(_read(folder), survey.fingerprints, str(folder))
+
+
+def of_0_1_0(folder: Path) -> bool:
+    """Whether a version made a comparison that did not record what it works on."""
+    return (folder / "compare.yaml").exists() and not (folder / _FILE).exists()
+
+
+def places_now(folder: Path, survey: Survey) -> list[int] | None:
+    """Where the questions stand now that 0.1.0 named by their place in the file; else None."""
+    if not of_0_1_0(folder):
+        return None
+    questions = survey.questions
+    return sorted(range(len(questions)), key=lambda place: survey.rows.get(questions[place].id, 0))
 
 
 def _read(folder: Path) -> dict[str, Any]:
     if not (folder / _FILE).exists():
         raise ConfigError(
-            f"{folder} is a comparison of plurallm 0.1.0, which named its questions by their place "
-            "in the survey and drew other unseen questions: its report stays as it is; compare "
-            "anew in another folder"
+            f"{folder} is a comparison of plurallm 0.1.0, which drew other unseen questions and "
+            "did not record its survey: plurallm report still reads it, but it cannot go on; "
+            "compare anew in another folder"
         )
     known: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     check_format(known, str(folder))

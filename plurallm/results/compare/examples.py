@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from plurallm.results.compare.behind import places_now
 from plurallm.results.compare.jobs import Job
 from plurallm.results.compare.paired import read_pairs
 from plurallm.study import Study
@@ -33,7 +34,12 @@ def examples(jobs: Sequence[Job], study: Study) -> list[dict[str, Any]]:
     first = {job.arm.name: job for job in jobs if job.seed == study.config.seed}
     if "federated" not in first:
         return []
-    pairs = {name: read_pairs(first[name].folder / "pairs.npz") for name in _SHOWN if name in first}
+    places = places_now(first["federated"].folder.parent.parent, study.survey)
+    pairs = {
+        name: read_pairs(first[name].folder / "pairs.npz", places)
+        for name in _SHOWN
+        if name in first
+    }
     ours = pairs["federated"]
     groups = study.roles.held_out or study.roles.train
     rows = []

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from plurallm.config.overrides import hydra_quote
 from plurallm.evaluate.baselines.scoring import baseline_predictors
-from plurallm.evaluate.experts import expert_predictors as stacked_predictors
+from plurallm.evaluate.experts import expert_predictors
 from plurallm.evaluate.scores import Predictor, model_predictor
 from plurallm.federate.in_process import run_in_process
 from plurallm.learn.transformer import PreferenceTransformer
@@ -23,7 +23,6 @@ from plurallm.record.trackers import open_trackers
 from plurallm.results.compare.arms import Arm
 from plurallm.results.compare.behind import check_comparison
 from plurallm.results.compare.centralized_arm import Local, Pooled, run_central, run_facts, score
-from plurallm.results.compare.experts_arm import expert_predictors
 from plurallm.results.compare.paired import write_pairs
 from plurallm.study import Study, cached_study
 
@@ -69,11 +68,6 @@ class Job:
         """Why it stopped when it last ran, where it did not finish."""
         file = self.folder / _FAILURE
         return file.read_text(encoding="utf-8") if file.exists() else None
-
-    @property
-    def federated_folder(self) -> Path:
-        """Folder of the federated arm with the same seed, whose model the experts start from."""
-        return self.folder.parent.parent / "federated" / self.folder.name
 
     @property
     def run_overrides(self) -> tuple[str, ...]:
@@ -138,15 +132,9 @@ def _clear_unless_resumable(job: Job) -> None:
 
 
 def _predictors_here(job: Job, study: Study, overrides: Sequence[str]) -> dict[str, Predictor]:
-    if job.arm.kind in ("baseline", "experts"):
-        if job.arm.kind == "experts":
-            if not (job.federated_folder / _DONE).exists():
-                raise RuntimeError(f"federated with seed {job.seed} has failed")
-            model = _saved_model(job.federated_folder, study)
-            predictors = expert_predictors(model, study)
-        else:
-            everyone = baseline_predictors(study.tasks, study.roles, study.table_RD)
-            predictors = everyone[job.arm.name]
+    if job.arm.kind == "baseline":
+        everyone = baseline_predictors(study.tasks, study.roles, study.table_RD)
+        predictors = everyone[job.arm.name]
         folder = RunFolder(job.folder)
         folder.save_config(study.config, list(overrides))
         with open_trackers(study.config, folder, 0) as trackers:
@@ -165,7 +153,7 @@ def _saved_predictors(folder: Path, study: Study) -> dict[str, Predictor]:
         return dict.fromkeys(study.roles.groups, model_predictor(model, study.table_RD))
     names = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))["groups"]
     weights = load_file(file, device=str(study.table_RD.device))
-    return stacked_predictors(model, weights, names, study.roles.groups, study.table_RD)
+    return expert_predictors(model, weights, names, study.roles.groups, study.table_RD)
 
 
 def _saved_model(folder: Path, study: Study) -> PreferenceTransformer:

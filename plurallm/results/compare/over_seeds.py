@@ -24,6 +24,7 @@ VARIANTS = {
     "honest": "honest_cells",
     "personal": "personal_cells",
     "trunk": "trunk_cells",
+    "population": "population_cells",
     "novel": "novel_cells",
 }
 """Further cells of a run, by key of its summary: groups that do not attack, personal models."""
@@ -250,7 +251,8 @@ def plurality_over_seeds(summaries: Mapping[str, Any]) -> dict[str, Any]:
     for seed, summary in summaries.items():
         for cell, numbers in summary.get("plurality", {}).items():
             for name, value in numbers.items():
-                values.setdefault(cell, {}).setdefault(name, {})[seed] = float(value)
+                if value is not None:
+                    values.setdefault(cell, {}).setdefault(name, {})[seed] = float(value)
     return {
         cell: {name: over_seeds(own) for name, own in numbers.items()}
         for cell, numbers in values.items()

@@ -4,8 +4,8 @@ Dimension letters: ``N`` (group, question, draw) pairs, ``Q`` questions, ``O`` o
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,10 @@ def write_pairs(path: Path, predictors: Mapping[str, Predictor], study: Study) -
     os.replace(part, path)
 
 
-def read_pairs(path: Path) -> Pairs:
-    """Read what ``write_pairs`` wrote."""
+def read_pairs(path: Path, places: Sequence[int] | None = None) -> Pairs:
+    """Read what ``write_pairs`` wrote; `places`: where its questions stand now, if elsewhere."""
     with np.load(path, allow_pickle=False) as file:
-        return Pairs(**{field.name: file[field.name] for field in fields(Pairs)})
+        pairs = Pairs(**{field.name: file[field.name] for field in fields(Pairs)})
+    if places is None:
+        return pairs
+    return replace(pairs, question_N=np.array(places, np.int64)[pairs.question_N])

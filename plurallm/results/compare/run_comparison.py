@@ -25,7 +25,7 @@ from rich.progress import (
 
 from plurallm.config.compose import load_config
 from plurallm.config.device import choose_device
-from plurallm.config.digest import PLACES, changed_on_resume, config_dict
+from plurallm.config.digest import PLACES, changed_on_resume, config_dict, flatten, old_rules
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import hydra_quote
 from plurallm.config.protection import RespondentPrivacy
@@ -35,7 +35,7 @@ from plurallm.data.roles import Roles, survey_roles
 from plurallm.data.tasks import load_survey, survey_table
 from plurallm.record.run_folder import remove_empty
 from plurallm.results.compare.arms import read_arm
-from plurallm.results.compare.behind import keep_content
+from plurallm.results.compare.behind import keep_content, of_0_1_0
 from plurallm.results.compare.jobs import Job, run_job, use_one_thread
 
 logger = logging.getLogger("plurallm")
@@ -100,8 +100,7 @@ def run_comparison(overrides: Sequence[str], folder: Path) -> None:
     due = [job for job in jobs if not job.done]
     if len(due) < len(jobs):
         logger.info("%d of %d arms and seeds are done already", len(jobs) - len(due), len(jobs))
-    failed = _run_all([job for job in due if job.arm.kind != "experts"], config)
-    failed |= _run_all([job for job in due if job.arm.kind == "experts"], config)
+    failed = _run_all(due, config)
     if failed:
         raise ArmsFailedError(failed, jobs)
 
@@ -139,6 +138,13 @@ def read_jobs(folder: Path) -> tuple[Config, list[Job]]:
         The comparison's configuration and all its jobs, done or not.
     """
     words = shlex.split((folder / "command.txt").read_text(encoding="utf-8"))[2:]
+    if of_0_1_0(folder):
+        known = flatten(yaml.safe_load((folder / "compare.yaml").read_text(encoding="utf-8")))
+        rules = old_rules(known.get("data.source")).items()
+        words = [
+            *(f"{key}={str(value).lower()}" for key, value in rules if key not in known),
+            *words,
+        ]
     config = load_config(words, None)
     kept = [text for text in words if text.partition("=")[0] != "output_dir"]
     return config, _jobs(kept, config, folder)
@@ -148,8 +154,6 @@ def _jobs(overrides: list[str], config: Config, folder: Path) -> list[Job]:
     if config.threads is None and _at_a_time(config) > 1:
         overrides = [*overrides, "threads=1"]
     arms = [read_arm(name, config) for name in config.compare.arms]
-    if "experts" in config.compare.arms and "federated" not in config.compare.arms:
-        raise ConfigError("compare.arms has experts, which start from federated: list that too")
     # A seed after the other, so that an interrupted comparison has whole seeds.
     return [
         Job(

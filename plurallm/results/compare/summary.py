@@ -9,7 +9,7 @@ from plurallm.config.digest import config_dict
 from plurallm.config.error import ConfigError
 from plurallm.evaluate.baselines.pooled_answers import answer_pool, unanswered_pairs
 from plurallm.evaluate.scores import ROLES
-from plurallm.results.compare.behind import check_comparison
+from plurallm.results.compare.behind import check_comparison, places_now
 from plurallm.results.compare.convergence import convergence
 from plurallm.results.compare.examples import examples
 from plurallm.results.compare.jobs import Job
@@ -134,13 +134,16 @@ def _summaries(jobs: Iterable[Job]) -> dict[Job, dict[str, Any]]:
     for job in jobs:
         if job.seed not in unanswered:  # the same for every arm: all have the same roles
             unanswered[job.seed] = _unanswered_pairs(cached_study(job.run_overrides))
-        found[job] = _summary(job, unanswered[job.seed])
+        places = places_now(job.folder.parent.parent, cached_study(job.run_overrides).survey)
+        found[job] = _summary(job, unanswered[job.seed], places)
     return found
 
 
-def _summary(job: Job, unanswered: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+def _summary(
+    job: Job, unanswered: Mapping[str, Sequence[int]], places: Sequence[int] | None
+) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((job.folder / "summary.json").read_text(encoding="utf-8"))
-    pairs = read_pairs(job.folder / "pairs.npz")
+    pairs = read_pairs(job.folder / "pairs.npz", places)
     for role, row in ROLES.items():
         groups = [name for name, scores in summary["groups"].items() if scores["role"] == role]
         for column in ("seen", "unseen"):

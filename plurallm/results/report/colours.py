@@ -55,7 +55,7 @@ _NAMED = {
     "pooled_rounds": Style("series-2", "^", (5, 1.5, 1, 1.5)),
     "local": Style("series-3", "D", (1, 1.2)),
     "paper": Style("series-4", "v", (8, 2)),
-    "experts": Style("series-5", "P", (3, 1)),
+    "personal=none": Style("series-5", "P", (3, 1)),
     "personal": Style("series-6", "p", (4, 1.5, 1, 1.5)),
     "uniform": Style("muted", "|", (1, 3)),
     "context_mean": Style("muted", "1", (1, 1.5)),

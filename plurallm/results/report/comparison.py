@@ -25,6 +25,7 @@ VARIANT_NOTES = {
     "honest": "Honest groups: without those that attack.",
     "personal": "Personal models: one for each training group, which never leaves its node.",
     "trunk": "The global model without experts: what the scores of single rounds are of.",
+    "population": "All experts alike: what is predicted of a group without its context.",
 }
 ORACLE = "* oracle: uses the training groups' answers that training withheld."
 

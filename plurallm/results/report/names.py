@@ -13,7 +13,7 @@ TRAINED = {
     "pooled_steps": "pooled, same steps",
     "pooled_rounds": "pooled, same rounds",
     "local": "each group alone",
-    "experts": "mixed experts",
+    "personal=none": "federated, no experts",
     "paper": "federated, published",
 }
 """Arms with a network; ``model`` and ``personal`` are those of a single run. Any other arm goes by
@@ -23,6 +23,7 @@ VARIANTS = {
     "honest": "honest groups alone",
     "personal": "personal models",
     "trunk": "global model without experts",
+    "population": "all experts alike",
     "novel": "without near copies",
 }
 """Further cells of an arm and how the tables call them."""
@@ -31,16 +32,16 @@ EXPLANATIONS = {
     "model": "the network of this run",
     "personal": "a network for each group, kept near the common one and never sent",
     "federated": "the network, trained without moving answers: each group trains a copy on its own "
-    "answers, the server averages the weights",
+    "answers, the server averages the weights; then, with personal=experts, each training group "
+    "fine-tunes a copy, which predicts that group, and all copies together, weighted to fit a "
+    "group's context answers, predict the others",
+    "personal=none": "the averaged network alone, the same for every group but for its context",
     "pooled_steps": "the same network, trained in one place on all groups' answers, with as many "
     "optimiser steps as federated training",
     "pooled_rounds": "the same, with one optimiser step a round: as many rounds as federated "
     "training, and fewer steps",
     "local": "a network for each training group, trained on its answers alone; there is none for a "
     "held-out group",
-    "experts": "the federated network fine-tuned by each training group, one copy each, with "
-    "compare.expert_steps further optimiser steps; the copies are weighted so that they fit the "
-    "group's context answers, and whoever predicts needs them all",
     "paper": "federated training with the loss, learning rate and draws that the method's authors "
     "published",
 }

@@ -9,13 +9,16 @@ from plurallm.results.report.sheet import Sheet
 PLURALITY = {
     **{"own": "own context", "swapped": "swapped", "gain": "gain", "low": "lower\nlimit"},
     **{"correlation": "correlation", "slope": "slope", "between": "apart"},
+    "assigned": "rightly\nassigned",
 }
 """Numbers of the plurality and how tables call them."""
 
 PLURALITY_NOTE = (
     "Own context: alignment with the group's own context; swapped: with another group's. Lower "
     "limit: of the gain's 95 % interval over questions. Correlation and slope: of predicted with "
-    "true differences between two groups. Apart: distance between the predictions for two groups."
+    "true differences between two groups. Apart: distance between the predictions for two groups. "
+    "Rightly assigned: where two groups differ by 10 points or more, how often the prediction from "
+    "the own context is nearer to a group's answers than the other group's; 0.5 by chance."
 )
 
 
@@ -37,7 +40,7 @@ def plurality_sheets(results: Mapping[str, Any]) -> list[Sheet]:
                     tuple(
                         (
                             arm_label_in(name, cell),
-                            *(_told(key, numbers[key]) for key in PLURALITY),
+                            *(_told(key, numbers.get(key)) for key in PLURALITY),
                             _verdict(numbers["tells_apart"]["values"].values()),
                         )
                         for name, numbers in scored.items()
@@ -48,8 +51,10 @@ def plurality_sheets(results: Mapping[str, Any]) -> list[Sheet]:
     return sheets
 
 
-def _told(key: str, stat: Mapping[str, Any]) -> str:
+def _told(key: str, stat: Mapping[str, Any] | None) -> str:
     """Deviations of two numbers only: with all of them a terminal is too narrow."""
+    if stat is None:
+        return number(None)
     return mean_std(stat) if key in ("gain", "correlation") else number(stat["mean"], 3)
 
 

@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from plurallm import __version__
 from plurallm.config.services import LIMITS, ServeConfig
 from plurallm.data.context import context_to_json
-from plurallm.reward import PreferenceRewardModel, Scorer, read_context
+from plurallm.reward import PreferenceRewardModel, Scorer
 from plurallm.reward.agreement import RAW_MEAN
 from plurallm.reward.http import openapi as schema
 from plurallm.reward.http.batching import Batcher, Work
@@ -105,7 +105,7 @@ class RewardService:
     ) -> schema.ContextReply:
         """Read a new group's answers from a survey file in CSV, for requests to bring along."""
         with refusing():
-            answers = await asyncio.to_thread(_context_of_text, text)
+            answers = await asyncio.to_thread(_context_of_text, text, self.model)
             self.limits.check_contexts([answers])
             return schema.ContextReply.model_validate({"context": context_to_json(answers)})
 
@@ -209,12 +209,12 @@ def _answer_page(name: str) -> Callable[[], Awaitable[HTMLResponse]]:
     return answer
 
 
-def _context_of_text(text: str) -> Any:
+def _context_of_text(text: str, model: PreferenceRewardModel) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "answers.csv")
         path.write_text(text, encoding="utf-8", newline="")
         try:
-            return read_context(path)
+            return model.read_context(path)
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), "the file")) from error
 

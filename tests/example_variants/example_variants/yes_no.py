@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from plurallm.config.ranges import SECTION
-from plurallm.data.sources.tables import TableData
+from plurallm.data.sources.table_files import TableData
 
 
 @dataclass(frozen=True, config=SECTION)

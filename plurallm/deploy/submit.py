@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +17,12 @@ if __name__ == "__main__":
     # Ctrl-C ends what has not submitted anything yet: the imports below alone take seconds.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from processes import REPOSITORY, FirstSignal, RunError, ask, surroundings
-from run import complete_lines, last_lines, run_config
-from server import CONNECTION
-
 from plurallm.config.compose import load_config
 from plurallm.config.overrides import absolute_overrides, hydra_quote, override_key
+from plurallm.deploy.flower_run import complete_lines, copy_app, last_lines, run_config
+from plurallm.deploy.operator import CONNECTION
+from plurallm.deploy.processes import RunError, ask, surroundings
+from plurallm.deploy.supervision import FirstSignal
 from plurallm.federate.registration import audit
 from plurallm.federate.server_app import checkpoint_to_resume
 from plurallm.record.lock import SUBMITTED, check_unlocked, lock_run
@@ -34,6 +33,8 @@ from plurallm.results.report.tables import print_result
 SERVERS_OWN = ("output_dir", "cache_dir", "resume", "tracking", "tracking.*")
 """Keys that concern the server alone: nodes do not see them."""
 
+USAGE = """usage: plurallm submit FOLDER [key=value ...]: FOLDER is the server's"""
+
 POLL_SECONDS = 1.0
 ASK_SECONDS = 10.0  # between questions to the server, each of which takes a second to start
 SILENCE_SECONDS = 300.0  # so long may the server not answer before the run is given up
@@ -41,6 +42,9 @@ SILENCE_SECONDS = 300.0  # so long may the server not answer before the run is g
 
 def main(arguments: Sequence[str]) -> int:
     """Run with overrides: 0 finished, 1 failed, 2 refused, 128 + its number after a signal."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("plurallm").setLevel(logging.INFO)
     with ExitStack() as kept:
@@ -51,10 +55,10 @@ def submit(arguments: Sequence[str], kept: ExitStack) -> int:
     """Do it; what `kept` holds is let go at the end."""
     try:
         if not arguments or arguments[0].startswith("-"):
-            raise ValueError("usage: submit.sh FOLDER [key=value ...]")
+            raise ValueError(USAGE)
         server, here = Path(arguments[0]).resolve(), Path.cwd()
         if not (server / "flower" / "config.toml").is_file():
-            raise FileNotFoundError(f"{server} has no server: start it with server.sh first")
+            raise FileNotFoundError(f"{server} has no server: start it with plurallm server first")
         overrides = absolute_overrides(["data=nodes", *arguments[1:]], here)
         config = load_config(overrides, here)
         checkpoint_to_resume(config)  # refuses what cannot be resumed before anything starts
@@ -84,7 +88,7 @@ def submit(arguments: Sequence[str], kept: ExitStack) -> int:
         print(f"{last_lines(folder / 'flower.log')}\n\nThe run failed: {error}", file=sys.stderr)
         print(f"Its log: {folder / 'flower.log'}", file=sys.stderr)
         if (folder / "checkpoint").is_dir():
-            print(f"Continue it: submit.sh {arguments[0]} resume={folder}", file=sys.stderr)
+            print(f"Continue it: plurallm submit {arguments[0]} resume={folder}", file=sys.stderr)
         return 1
     print_result(folder)
     print(f"Run folder: {folder}")
@@ -105,10 +109,7 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
         settings = Path(temporary) / "run.toml"
         text = run_config(shared) + f"server-{run_config(own)}"
         settings.write_text(text, encoding="utf-8")
-        app = Path(temporary) / "app"  # a copy: Flower walks the whole tree
-        for name in ("plurallm", "conf"):
-            shutil.copytree(REPOSITORY / name, app / name)
-        shutil.copy2(REPOSITORY / "pyproject.toml", app)
+        app = copy_app(Path(temporary) / "app")
         command = ("run", str(app), CONNECTION, "--run-config", str(settings))
         number = ask(options, *command)["run-id"]
         audit(
@@ -129,7 +130,8 @@ def run_on_server(server: Path, overrides: Sequence[str], folder: Path, rounds: 
                 audit("run stopped", server, run=number)
             sys.exit(128 + signals.number)
     if state["status"] != "finished:completed":
-        raise RunError(state["status-details"] or state["status"])
+        details = state["status-details"]
+        raise RunError(state["status"] if details in ("", "N/A") else details)
     if not (folder / "summary.json").is_file():
         raise RunError("it ended without a summary")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic.dataclasses import dataclass
 
-from plurallm.config.ranges import SECTION, Text
+from plurallm.config.ranges import SECTION, Positive, Text
 from plurallm.config.surveys import FileData
 
 if TYPE_CHECKING:
@@ -26,14 +26,17 @@ class TableData(FileData):
         """Read the file, once for all that a process does with it."""
         from plurallm.data.tasks import data_state, read_once
 
-        return read_once(self.files()[0], self.source, self.non_answers, data_state(self)[:1])
+        text = (self.delimiter, self.encoding, getattr(self, "shares_sum", None))
+        return read_once(self.files()[0], self.source, self.non_answers, text, data_state(self)[:1])
 
 
 @dataclass(frozen=True, config=SECTION)
 class CustomData(TableData):
-    """Our own format."""
+    """A table in our own format."""
 
     source: Literal["custom"]
+    shares_sum: Positive | None
+    """What shares sum to: 100 where they are percent; None: 1."""
 
     @classmethod
     def layouts(cls) -> "tuple[Layout, ...]":

@@ -10,18 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from certificates import check_certificate, check_private
-from processes import (
-    FirstSignal,
-    RunError,
-    ask,
-    free_port,
-    fresh_secret,
-    only_one,
-    run_to_end,
-    surroundings,
-)
-
+from plurallm.deploy.certificates import check_certificate, check_private
+from plurallm.deploy.processes import RunError, ask, free_port, only_one, surroundings
+from plurallm.deploy.supervision import FirstSignal, fresh_secret, run_to_end
 from plurallm.federate.registration import (
     FOLDER,
     RegistrationError,
@@ -49,7 +40,7 @@ _ONLY_READ = ("list-", "get-", "show-", "stream-", "pull-")
 
 def main(arguments: Sequence[str]) -> int:
     """Start the server, or register and list nodes."""
-    parser = argparse.ArgumentParser(prog="server.sh", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plurallm server", description=__doc__)
     parser.add_argument("folder", type=Path, help="certificates, and all that the server keeps")
     verbs = parser.add_subparsers(dest="verb", required=True)
     start = verbs.add_parser("start", help="run until Ctrl-C or TERM")
@@ -87,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         elif options.verb == "bind":
             groups = bound_groups(options)
             if options.node not in node_names(folder):
-                raise ValueError(f"node {options.node} is not registered: see server.sh nodes")
+                raise ValueError(f"no node {options.node}: see plurallm server FOLDER nodes")
             bind(folder, options.node, groups)
             audit("bind", folder, node=options.node, groups=groups)
             print(f"Node {options.node} may bring {told_groups(folder, options.node)}")
@@ -111,7 +102,7 @@ def check_certificates(folder: Path) -> None:
     """Raise where one is missing or cannot be used."""
     for name in ("ca.crt", "server.crt", "server.key"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: run certificates.sh first")
+            raise FileNotFoundError(f"{folder / name} is missing: run plurallm certificates first")
     for name in ("ca.crt", "server.crt"):
         check_certificate(folder / name, "renew it (docs/deployment.md, Renewing)")
     for name in ("server.key", "ca.key"):
@@ -148,7 +139,7 @@ def start_server(folder: Path, host: str, port: int, behind_proxy: int | None) -
             "--disable-runtime-dependency-installation",
         ]
         superexec = [
-            *(sys.executable, "-m", "plurallm.deploy.executor"),
+            *(sys.executable, "-m", "plurallm.deploy.superexec"),
             *("--runs", "flwr-serverapp", "--processes", str(RUNS), "--"),
             *("--runtime-api-address", inner, "--root-certificates", authority, *shared),
         ]

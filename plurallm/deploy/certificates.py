@@ -33,7 +33,8 @@ LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 def main(arguments: Sequence[str]) -> int:
     """Make the certificates: 0 done, 2 refused."""
-    parser = argparse.ArgumentParser(prog="certificates.sh", description=__doc__.split("\n")[0])
+    about = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="plurallm certificates", description=about)
     parser.add_argument("folder", type=Path, help="where they go; made when missing")
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="host name or IP address that nodes will dial"

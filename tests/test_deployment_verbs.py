@@ -1,4 +1,4 @@
-"""The scripts of a deployment, as far as they need no server."""
+"""The verbs of a deployment, as far as they need no server."""
 
 import json
 import os
@@ -16,18 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
-import certificates
-import node
-import processes
 import psutil
 import pytest
-import server
-import submit
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
+from local_deployment import program
 
+from plurallm.deploy import certificates, node, operator, processes, submit, supernode, watchdog
+from plurallm.deploy.node_check import node_config
 from plurallm.federate.node.settings import node_settings
 from plurallm.record import lock
 
@@ -112,7 +110,7 @@ def test_what_flower_says_of_a_certificate_is_explained(tmp_path: Path, monkeypa
     ):
         with pytest.raises(ssl.SSLCertVerificationError) as error:
             handshake(tmp_path / folder, name)
-        assert said in str(node.explain(str(error.value)))
+        assert said in str(watchdog.explain(str(error.value)))
 
 
 @pytest.mark.parametrize(
@@ -125,19 +123,19 @@ def test_what_flower_says_of_a_certificate_is_explained(tmp_path: Path, monkeypa
     ],
 )
 def test_a_server_starts_with_good_certificates_only(tmp_path, monkeypatch, capsys, spoil, said):
-    monkeypatch.setattr(server, "run_to_end", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(operator, "run_to_end", lambda *_: pytest.fail("started"))
     certificates.make_certificates(tmp_path, ["a.example.org"])
     spoil(tmp_path)
-    assert server.main([str(tmp_path), "start"]) == 2
+    assert operator.main([str(tmp_path), "start"]) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["SERVER_DAYS", "AUTHORITY_DAYS"])
 def test_a_server_does_not_start_with_an_expired_certificate(tmp_path, monkeypatch, capsys, kind):
-    monkeypatch.setattr(server, "run_to_end", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(operator, "run_to_end", lambda *_: pytest.fail("started"))
     monkeypatch.setattr(certificates, kind, 0)
     certificates.make_certificates(tmp_path, ["a.example.org"])
-    assert server.main([str(tmp_path), "start"]) == 2
+    assert operator.main([str(tmp_path), "start"]) == 2
     assert "expired on" in capsys.readouterr().err
 
 
@@ -284,7 +282,7 @@ def test_check_notes_nothing_down(tmp_path, write_survey) -> None:
 @pytest.fixture
 def start(tmp_path, write_survey, monkeypatch):
     """Start a node with a good key and authority, and options instead of the usual ones."""
-    monkeypatch.setattr(node, "run_to_end", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr(supernode, "run_to_end", lambda *_, **__: pytest.fail("started"))
     folder = tmp_path / "node"
     certificates.make_certificates(folder, ["a.example.org"])
     node.make_key(folder)
@@ -352,8 +350,8 @@ def test_flower_hands_hostile_settings_to_the_app_unchanged(tmp_path: Path) -> N
             *(word for group in groups for word in ("--group", group)),
         ]
     )
-    config = node.node_config(tmp_path, options)
-    file = node.write_toml(tmp_path / "node.toml", config)
+    config = node_config(tmp_path, options)
+    file = supernode.write_toml(tmp_path / "node.toml", config)
     settings = node_settings(parse_config_args([str(file)]))
     assert settings is not None
     assert settings.groups == tuple(groups)
@@ -372,7 +370,7 @@ def test_the_pinned_client_imports_nothing_of_what_a_run_brings(tmp_path: Path) 
 import runpy, sys
 sys.argv = ["flwr-clientapp", "--help"]
 try:
-    runpy.run_path({str(SCRIPTS / "pinned/flwr-clientapp")!r}, run_name="__main__")
+    runpy.run_path({str(supernode.PINNED / "flwr-clientapp")!r}, run_name="__main__")
 except SystemExit as end:
     assert end.code in (None, 0), end
 sys.path.insert(0, {str(brought)!r})  # as Flower does
@@ -405,18 +403,18 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, write_survey, capsys, m
     certificates.make_certificates(folder, ["a.example.org"])
     node.make_key(folder)
     starts = {
-        server: ["start"],
-        node: [
+        (operator, operator): ["start"],
+        (node, supernode): [
             *("start", "--survey", str(survey), "--group", "North", "--superlink", "127.0.0.1:9"),
             *("--ca", str(folder / "ca.crt")),
         ],
     }
     with processes.only_one(folder):
         before = sorted(folder.rglob("*"))
-        for script, arguments in starts.items():
+        for (verb, starter), arguments in starts.items():
             with monkeypatch.context() as patch:
-                patch.setattr(script, "run_to_end", lambda *_, **__: pytest.fail("started"))
-                assert script.main([str(folder), *arguments]) == 2
+                patch.setattr(starter, "run_to_end", lambda *_, **__: pytest.fail("started"))
+                assert verb.main([str(folder), *arguments]) == 2
             assert "is in use" in capsys.readouterr().err
         assert sorted(folder.rglob("*")) == before
     with processes.only_one(folder):
@@ -441,7 +439,8 @@ time.sleep(60)
 KEEPER = f"""
 import sys
 from pathlib import Path
-from processes import FirstSignal, run_to_end, surroundings
+from plurallm.deploy.processes import surroundings
+from plurallm.deploy.supervision import FirstSignal, run_to_end
 signals = FirstSignal()
 command = [sys.executable, "-c", {STUBBORN!r}, {STUBBORN!r}]
 run_to_end([command], surroundings(Path(sys.argv[1])), lambda line: None, signals)
@@ -457,7 +456,7 @@ def with_home(home: Path) -> list[int]:
 @contextmanager
 def keep_two(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-c", KEEPER, home]
-    with subprocess.Popen(command, cwd=SCRIPTS, stdout=subprocess.PIPE) as keeper:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as keeper:
         assert keeper.stdout is not None
         assert keeper.stdout.readline() == b"both run\n"
         assert len(with_home(home)) == 2
@@ -497,12 +496,12 @@ def test_what_a_killed_one_has_left_ends_with_the_next_start(tmp_path: Path) -> 
 
 def test_ctrl_c_shows_no_traceback_while_torch_is_loaded(tmp_path, write_survey) -> None:
     survey = str(write_survey(survey_rows("North")))
-    for script, arguments in (
-        ("submit.py", [str(tmp_path), "federation.nodes=1"]),
-        ("node.py", [str(tmp_path), "check", "--survey", survey, "--group", "North"]),
+    for verb, arguments in (
+        ("submit", [str(tmp_path), "federation.nodes=1"]),
+        ("node", [str(tmp_path), "check", "--survey", survey, "--group", "North"]),
     ):
         process = psutil.Popen(
-            [sys.executable, SCRIPTS / script, *arguments],
+            [*program(verb), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -520,21 +519,21 @@ def run_three(tmp_path: Path, *helpers: list[str], watch: str = "lambda: None") 
     """Run a first process that stays for 60 s, and others beside it; what was said to the end."""
     script = f"""
 import sys, threading, time
-import processes
-processes.RESTART_SECONDS, processes.WATCH_SECONDS = (0.05,), 0.1
+from pathlib import Path
+from plurallm.deploy import supervision
+from plurallm.deploy.processes import surroundings
+supervision.RESTART_SECONDS, supervision.WATCH_SECONDS = (0.05,), 0.1
 first = [sys.executable, "-c", "import time; time.sleep(60)"]
 try:
-    processes.run_to_end([first, *{list(helpers)!r}],
-        processes.surroundings(processes.Path(sys.argv[1])), lambda line: None,
-        processes.FirstSignal(), watch={watch})
-except processes.RunError as error:
+    supervision.run_to_end([first, *{list(helpers)!r}],
+        surroundings(Path(sys.argv[1])), lambda line: None,
+        supervision.FirstSignal(), watch={watch})
+except supervision.RunError as error:
     print("ended:", error)
 print(threading.active_count(), "threads")
 """
     command = [sys.executable, "-c", script, tmp_path / "flower"]
-    done = subprocess.run(
-        command, cwd=SCRIPTS, capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.splitlines()
 
 
@@ -569,9 +568,9 @@ file = Path({str(tmp_path / "count")!r})
 file.write_text(file.read_text() + "x" if file.exists() else "x")
 """
     watch = (
-        f"lambda: (setattr(processes, 'STEADY_SECONDS', -1), "
+        f"lambda: (setattr(supervision, 'STEADY_SECONDS', -1), "
         f"f'{{threading.active_count()}} while it ran' "
-        f"if len(processes.Path({str(tmp_path / 'count')!r}).read_text()) > 25 else None)[1]"
+        f"if len(Path({str(tmp_path / 'count')!r}).read_text()) > 25 else None)[1]"
     )
     (tmp_path / "count").write_text("")
     helper = [sys.executable, "-c", "import time; time.sleep(0.5)\n" + count]
@@ -588,24 +587,35 @@ def test_what_hangs_ends_with_the_reason(tmp_path: Path) -> None:
 
 def test_the_nodes_watchdog_knows_what_hangs(tmp_path: Path, monkeypatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(node.time, "monotonic", lambda: now[0])
-    watchdog = node.Watchdog(tmp_path, 500)
-    assert watchdog.look() is None
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    dog = watchdog.Watchdog(tmp_path, 500)
+    assert dog.look() is None
     assert not (tmp_path / "online").exists()
-    watchdog.read("INFO :  SuperNode ID: 77")
-    watchdog.read("INFO :  Receiving: train message (ID: ab)")
+    dog.read("INFO :  SuperNode ID: 77")
+    dog.read("INFO :  Receiving: train message (ID: ab)")
     now[0] += 499
-    watchdog.beat.touch()
-    assert watchdog.look() is None
+    dog.beat.touch()
+    assert dog.look() is None
     assert (tmp_path / "online").exists()
     now[0] += 2
-    assert watchdog.look() == "a message came 501 s ago, but nothing was answered"
-    watchdog.read("INFO :  Sending: train message (ID: cd)")
-    assert watchdog.look() is None
-    old = time.time() - 2 * node.BEAT_SECONDS
-    watchdog.began = old
-    os.utime(watchdog.beat, (old, old))
-    assert "no sign of life for 600 s" in watchdog.look()
+    assert dog.look() == "a message came 501 s ago, but nothing was answered"
+    dog.read("INFO :  Sending: train message (ID: cd)")
+    assert dog.look() is None
+    old = time.time() - 2 * watchdog.BEAT_SECONDS
+    dog.began = old
+    os.utime(dog.beat, (old, old))
+    assert "no sign of life for 600 s" in dog.look()
+
+
+def test_a_node_that_would_answer_one_message_late_is_started_again(tmp_path: Path) -> None:
+    dog = watchdog.Watchdog(tmp_path, 500)
+    dog.read("SuperNode ID: 7")
+    dog.read("Receiving: train message (ID: ab)")
+    dog.read("Run ID 5 is not in `RUNNING` status. Ignoring reply message ab.")
+    assert dog.look() is None  # the run was stopped while the client worked: it is over
+    dog.read("Receiving: train message (ID: cd)")
+    dog.read("Run ID 6 is not in `RUNNING` status. Ignoring message cd.")
+    assert "later ones would be answered too late" in dog.look()
 
 
 def test_after_it_was_killed_a_node_waits_until_the_server_has_noticed(tmp_path, capsys) -> None:
@@ -621,15 +631,15 @@ def test_after_it_was_killed_a_node_waits_until_the_server_has_noticed(tmp_path,
         online.touch()
         os.utime(online, (time.time() - age,) * 2)
         Signals.waited.clear()
-        node.wait_until_given_up(online, Signals())
+        watchdog.wait_until_given_up(online, Signals())
         assert not online.exists()
         assert Signals.waited == ([] if due is None else [pytest.approx(due, abs=0.5)])
     assert "it was killed 6 s ago: the server gives it up in 60 s" in capsys.readouterr().out
-    watchdog = node.Watchdog(tmp_path, 500)
-    watchdog.read("SuperNode ID: 7")
+    dog = watchdog.Watchdog(tmp_path, 500)
+    dog.read("SuperNode ID: 7")
     for status, left in ((0, False), (305, False), (-signal.SIGKILL, True)):
-        watchdog.look()
-        watchdog.ended(status)
+        dog.look()
+        dog.ended(status)
         assert online.exists() == left
 
 
