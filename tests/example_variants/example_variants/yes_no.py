@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from plurallm.config.ranges import SECTION
-from plurallm.data.sources.table_files import TableData
+from plurallm.data.sources.table_files import CustomData
 
 
 @dataclass(frozen=True, config=SECTION)
-class YesNoData(TableData):
+class YesNoData(CustomData):
     """A table with the columns ``claim``, ``group``, ``yes`` and ``no``, numbers of people."""
 
     source: Literal["yes_no"]
