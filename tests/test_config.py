@@ -653,4 +653,4 @@ def test_without_a_home_folder_the_key_is_named(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ConfigError, match=rf"no home folder.*give {key}=\.\.\., or set HOME"):
             folder(config)
     with pytest.raises(ConfigError, match=r"output_dir=~/run: .*without ~"):
-        load_config(["output_dir=~/run"], None)
+        load_config(["output_dir='~/run'"], None)

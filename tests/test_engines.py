@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import tiny
-from processes import RunError
 from run import LONGEST_TEMPORARY, plan_resources, temporary_folder
 
 from plurallm.config.compose import load_config
+from plurallm.deploy.processes import RunError
 from plurallm.federate.in_process import run_in_process
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, MessageType, RecordDict
 from plurallm.config.protection import ExpertsPersonal
 from plurallm.config.randomness import generator
 from plurallm.config.schema import Config
+from plurallm.evaluate.experts import expert_config
 from plurallm.evaluate.scores import GroupScore
 from plurallm.federate.fedavg import GroupFedAvg
 from plurallm.federate.messages import write_array
@@ -55,7 +56,11 @@ class Experts:
     unscored: dict[str, str] = field(default_factory=dict)
 
 
-def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
+PATIENCE = 3
+"""Experts may take so many times what their steps took in the rounds, and a round's time more."""
+
+
+def gather_experts(strategy: GroupFedAvg, final: ArrayRecord, trained_seconds: float) -> Experts:
     """Ask every training group for an expert, and all groups for their scores with the mixture.
 
     Parameters
@@ -64,6 +69,8 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
         After its last round.
     final : ArrayRecord
         The global weights.
+    trained_seconds : float
+        What the training of all rounds took: how long experts take goes by it.
 
     Returns
     -------
@@ -79,7 +86,8 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
     timeout, roles = strategy.config.federation.round_timeout, strategy.roles
     chosen = _draw(roles.train, strategy.config)
     messages = strategy.ask(f"{MessageType.TRAIN}.experts", chosen, final)
-    found = dict(strategy.updates(strategy.grid.send_and_receive(messages, timeout=timeout)))
+    work = timeout + PATIENCE * trained_seconds * _share_of_rounds(strategy.config)
+    found = dict(strategy.updates(strategy.grid.send_and_receive(messages, timeout=work)))
     found = {**strategy.away(chosen), **found}
     declined = {group: own for group, own in found.items() if isinstance(own, str)}
     for group, reason in declined.items():
@@ -120,6 +128,12 @@ def gather_experts(strategy: GroupFedAvg, final: ArrayRecord) -> Experts:
     if not scores:
         raise FederationError("no group could be scored with the experts; " + reasons(unscored))
     return Experts(groups, arrays, declined, scores, population, unscored)
+
+
+def _share_of_rounds(config: Config) -> float:
+    """Steps of an expert over those that a group takes in all rounds."""
+    rounds = config.federation.rounds * config.training.steps_per_round
+    return expert_config(config).training.steps_per_round / rounds
 
 
 def _draw(groups: Sequence[str], config: Config) -> list[str]:

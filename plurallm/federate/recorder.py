@@ -156,7 +156,7 @@ class Recorder:
     def _experts(self, record: ArrayRecord, last: Mapping[str, Any]) -> dict[str, Any]:
         """Gather and save the experts; scores of the run become those of their mixture."""
         started = time.monotonic()
-        experts = gather_experts(self._strategy, record)
+        experts = gather_experts(self._strategy, record, self._totals["train"])
         told = {
             "groups": list(experts.groups),
             "declined": experts.declined,
