@@ -35,7 +35,8 @@ from plurallm.config.overrides import (
     split_overrides,
 )
 from plurallm.config.schema import Config, WandbTracking
-from plurallm.config.surveys import FileData, SyntheticData
+from plurallm.config.surveys import FileData
+from plurallm.data.sources.made_up import SyntheticData
 from plurallm.learn.objectives.gaussian import GaussianTraining
 from plurallm.record.run_folder import RunFolder
 
@@ -197,7 +198,7 @@ def test_an_unknown_choice_names_the_choices() -> None:
     ],
 )
 def test_an_unknown_variant_names_the_variants(widest: DictConfig, key: str, known: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^{key} must be one of .*{known}.*, but is 'nope'$"):
+    with pytest.raises(ConfigError, match=rf"^{key} must be one of .*{known}.*, but is 'nope'"):
         with_value(widest, key, "nope")
 
 

@@ -24,7 +24,7 @@ from plurallm.data.reading import read_survey
 from plurallm.data.respondents.codes import Variable, answer_codes, conventional
 from plurallm.data.respondents.tally import read_respondents, settings_text
 from plurallm.data.survey import Survey
-from plurallm.data.tasks import data_state, load_survey, whole_survey
+from plurallm.data.tasks import data_state, load_survey
 
 CODEBOOK = """variable,question,options,codes,missing,type,use
 q1,Do you agree?,1=Yes; 2=Partly; 3=No; 7=Refusal*; 8=Don't know*,,,ordinal,true
@@ -95,9 +95,7 @@ def book(tmp_path: Path) -> Path:
 
 
 def survey_of(path: Path, *overrides: str) -> Survey:
-    return whole_survey(
-        load_config(["data=respondents", f"data.path={path}", *overrides], None).data
-    )
+    return load_config(["data=respondents", f"data.path={path}", *overrides], None).data.read()
 
 
 def people(path: Path, frame: pd.DataFrame, book: Path, *overrides: str) -> Survey:
@@ -190,9 +188,7 @@ def ess_rows() -> list[dict[str, str]]:
 )
 def test_shares_of_the_ess_are_those_of_a_slow_count(by: str, weight: str | None) -> None:
     overrides = [by, "data.bins={agea:[15,30,50,65]}"] if "agea" in by else [by]
-    survey = whole_survey(
-        load_config(ess(*overrides, f"data.weight={weight or 'null'}"), None).data
-    )
+    survey = load_config(ess(*overrides, f"data.weight={weight or 'null'}"), None).data.read()
     rows = ess_rows()
     for row in rows:
         age = int(row["agea"])
@@ -235,7 +231,7 @@ def test_every_code_of_the_ess_is_accounted_for() -> None:
 @needs_ess
 def test_each_person_of_the_ess_is_a_group() -> None:
     by = ("data.group_by=respondent", "data.respondent_id=unique_id")
-    survey = whole_survey(load_config(ess(*by), None).data)
+    survey = load_config(ess(*by), None).data.read()
     assert len(survey.answers) == 2100
     own = survey.answers["PL_64009"]
     assert set(np.unique(own.share_QO)) == {0.0, 1.0}
@@ -262,8 +258,8 @@ def test_the_ess_is_the_same_in_other_formats(tmp_path: Path, ending: str) -> No
     else:
         getattr(pyreadstat, f"write_{ending}")(frame, path)
     by = ("data.group_by=[cntry,gndr]", "data.weight=anweight")
-    other = whole_survey(load_config([*ess(*by), f"data.path={path}"], None).data)
-    assert other.fingerprint == whole_survey(load_config(ess(*by), None).data).fingerprint
+    other = load_config([*ess(*by), f"data.path={path}"], None).data.read()
+    assert other.fingerprint == load_config(ess(*by), None).data.read().fingerprint
 
 
 def test_effective_number_of_weighted_people(tmp_path: Path, book: Path) -> None:

@@ -13,11 +13,9 @@ import pytest
 import torch
 
 from plurallm.config.compose import load_config
-from plurallm.config.digest import config_dict
 from plurallm.config.directories import cache_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.schema import Config
-from plurallm.config.surveys import FileData
 from plurallm.data.formats.tabular import SurveyError
 from plurallm.data.reading import read_survey
 from plurallm.data.roles import (
@@ -488,17 +486,13 @@ def test_the_configured_survey_is_loaded(
             }
         ]
     )
-    data = config_dict(default)["data"]
-    for key in ("num_groups", "num_questions", "respondents", "survey_seed"):
-        del data[key]
-    written = {"encoding": None, "delimiter": None}
-    own = FileData(**(data | written | {"source": "custom", "path": str(path)}))
+    own = load_config(["data=custom", f"data.path={path}"], None).data
     survey = load_survey(own)
     assert survey.questions == (Question("q1", "Good?", ("Yes", "No")),)
     assert list(survey.answers) == list(read_survey(path, "custom").answers)
     assert len(load_survey(default.data).answers) == 14
     with pytest.raises(SurveyError, match="'selections' is missing"):
-        load_survey(replace(own, source="globalopinionqa"))
+        load_survey(load_config(["data=globalopinionqa", f"data.path={path}"], None).data)
 
 
 def test_tables_lie_in_the_configured_folder_or_the_users_cache(

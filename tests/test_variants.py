@@ -29,7 +29,11 @@ EXAMPLE = PROJECT / "tests" / "example_variants"
 def test_every_variant_has_a_file_of_the_tree_that_chooses_it(section):
     chosen = set()
     for file in sorted((config_directory() / section).glob("*.yaml")):
-        missing = [f"{section}.{key}=/a" for key in ("path", "model") if "???" in file.read_text()]
+        missing = [
+            f"{section}.{key}=/a"
+            for key in ("path", "model", "group_by")
+            if "???" in file.read_text()
+        ]
         fits = [
             text for text in missing if f"\n{text.split('.')[1].split('=')[0]}:" in file.read_text()
         ]
@@ -123,6 +127,11 @@ def test_a_package_from_outside_brings_one_variant_of_each_kind(installed, tmp_p
     done = run(installed, tmp_path, "report", "run")
     assert done.returncode == 0, done.stderr
     assert "first option" in (tmp_path / "run" / "report.html").read_text()
+    polls = [f"Claim {n},{group},{n},{40 - n}" for n in range(1, 40) for group in ("A", "B")]
+    (tmp_path / "polls.csv").write_text("\n".join(["claim,group,yes,no", *polls]))
+    done = run(installed, tmp_path, "check-data", "polls.csv", "data=yes_no", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["questions"]) == 39
     done = run(installed, tmp_path, "train", *OTHERS, "strategy.power=1.5")
     assert "strategy.power must be at least 0, below 1, but is 1.5" in done.stderr
     # Here, where it is not installed, nothing of it is known.
@@ -135,7 +144,7 @@ def test_a_package_from_outside_brings_one_variant_of_each_kind(installed, tmp_p
 def test_the_guide_shows_the_example_as_it_is():
     guide = (PROJECT / "CONTRIBUTING.md").read_text()
     shown = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", guide, re.DOTALL)
-    assert len(shown) == 5
+    assert len(shown) == 6
     for name, text in shown:
         assert text == (EXAMPLE / "example_variants" / name).read_text(), name
 

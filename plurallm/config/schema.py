@@ -24,14 +24,7 @@ from plurallm.config.protection import (
 )
 from plurallm.config.ranges import SECTION, Count, Natural, Text
 from plurallm.config.strategies import StrategyConfig
-from plurallm.config.surveys import (
-    CustomData,
-    DataConfig,
-    FileData,
-    OpinionQAData,
-    RespondentData,
-    SyntheticData,
-)
+from plurallm.config.surveys import DataConfig, RespondentData
 from plurallm.config.variants import Kind
 
 
@@ -134,17 +127,6 @@ def check_one_count(data: RespondentData) -> None:
 
 
 VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
-    "data": (
-        "source",
-        {
-            "synthetic": SyntheticData,
-            "custom": CustomData,
-            "globalopinionqa": FileData,
-            "nodes": DataConfig,
-            "opinionqa": OpinionQAData,
-            "respondents": RespondentData,
-        },
-    ),
     "privacy": ("name", PRIVACY),
     "personal": ("name", PERSONAL),
     "attack": ("name", ATTACKS),
@@ -153,6 +135,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, type]]] = {
 """The variants of a config group: which field tells them apart, and the type of each."""
 
 KINDS: dict[str, Kind[Any]] = {
+    "data": Kind(DataConfig, "data", "source", "plurallm.data.sources", "plurallm.readers"),
     "embedding": Kind(
         EmbeddingConfig, "embedding", "name", "plurallm.data.embedders", "plurallm.embeddings"
     ),

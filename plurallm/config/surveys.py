@@ -2,13 +2,16 @@
 
 import codecs
 import itertools
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from plurallm.config.error import ConfigError, require
-from plurallm.config.ranges import SECTION, Count, Natural, Positive, Share, Text
+from plurallm.config.ranges import SECTION, Count, Share, Text
+
+if TYPE_CHECKING:
+    from plurallm.data.survey import Survey
 
 CODEBOOK_COLUMNS = ("variable", "question", "options", "codes", "missing", "type", "use")
 """What a codebook says of a variable; ``data.codebook_columns`` gives the names of its columns."""
@@ -51,6 +54,20 @@ class DataConfig:
                 "a held-out group must not train"
             )
 
+    def files(self) -> list[Path]:
+        """Files that are read, the survey's first."""
+        return []
+
+    def read(self) -> "Survey":
+        """Give the survey with all its questions, whatever the distance can score.
+
+        Raises
+        ------
+        SurveyError
+            Naming file, row and reason; or that there is no file and none could be downloaded.
+        """
+        raise NotImplementedError
+
     @property
     def group_list(self) -> list[str]:
         """The names that ``groups`` lists; none where it is no list."""
@@ -58,18 +75,8 @@ class DataConfig:
 
 
 @dataclass(frozen=True, config=SECTION)
-class SyntheticData(DataConfig):
-    """The generated survey."""
-
-    num_groups: Annotated[int, Field(ge=2)]
-    num_questions: Count
-    respondents: Count
-    survey_seed: Natural
-
-
-@dataclass(frozen=True, config=SECTION)
 class FileData(DataConfig):
-    """A survey file; GlobalOpinionQA is downloaded where no path is given."""
+    """A survey file."""
 
     path: Text | None
     encoding: Text | None
@@ -86,20 +93,9 @@ class FileData(DataConfig):
         if self.path is None and self.source != "globalopinionqa":
             raise ConfigError("data.path has no value: give data.path=...")
 
-
-@dataclass(frozen=True, config=SECTION)
-class CustomData(FileData):
-    """A table in our own format."""
-
-    shares_sum: Positive | None
-    """What shares sum to: 100 where they are percent; None: 1."""
-
-
-@dataclass(frozen=True, config=SECTION)
-class OpinionQAData(FileData):
-    """OpinionQA, whose distributions come without ordinal values."""
-
-    ordinals: Text | None
+    def files(self) -> list[Path]:
+        """The file that is named."""
+        return [] if self.path is None else [Path(self.path)]
 
 
 @dataclass(frozen=True, config=SECTION)

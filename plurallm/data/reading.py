@@ -4,69 +4,18 @@ A bad row is refused with file, row and reason.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from plurallm.config.schema import KINDS
 from plurallm.data.builder import Builder
 from plurallm.data.formats.cells import CellError
-from plurallm.data.formats.custom import read_custom
-from plurallm.data.formats.globalopinionqa import read_globalopinionqa
-from plurallm.data.formats.opinionqa import read_counts, read_distributions
 from plurallm.data.formats.tabular import SurveyError, check_file, table_rows
+from plurallm.data.layout import Layout
 from plurallm.data.non_answers import drop_non_answers
+from plurallm.data.sources.table_files import TableData
 from plurallm.data.survey import Survey
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One way in which a file is laid out.
-
-    Attributes
-    ----------
-    name : str
-        In words.
-    columns : tuple of str
-        Columns that it must have; a file may have more.
-    read : callable
-        Puts the rows into a survey.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    read: Callable[[Builder], None]
-
-
-FORMATS: dict[str, tuple[Layout, ...]] = {
-    "custom": (
-        Layout(
-            "one row for each question and group",
-            ("question_id", "question", "options", "group"),
-            read_custom,
-        ),
-    ),
-    "globalopinionqa": (
-        Layout(
-            "GlobalOpinionQA, one row for each question",
-            ("question", "selections", "options"),
-            read_globalopinionqa,
-        ),
-    ),
-    "opinionqa": (
-        Layout(
-            "OpinionQA, distributions D_H",
-            ("qkey", "question", "references", "group", "attribute", "D_H"),
-            read_distributions,
-        ),
-        Layout(
-            "OpinionQA, respondents for each option",
-            ("key", "question", "options", "option_ordinal", "group", "attribute", "counts"),
-            read_counts,
-        ),
-    ),
-}
-"""Layouts by ``data``."""
 
 
 def read_survey(
@@ -85,10 +34,10 @@ def read_survey(
     path : Path
         CSV (``.csv``, ``.csv.gz``), TSV (``.tsv``, ``.tsv.gz``) or parquet (``.parquet``).
     source : str
-        A key of ``FORMATS``: ``"custom"`` for one row per question and group with the columns
-        ``question_id, question, options, group`` and ``shares`` or ``counts`` (optionally
-        ``ordinal``), lists as JSON; ``"globalopinionqa"`` for ``question, selections, options``;
-        ``"opinionqa"`` for either layout of OpinionQA.
+        A name of ``conf/data`` whose files are tables: ``"custom"`` for one row per question and
+        group with the columns ``question_id, question, options, group`` and ``shares`` or
+        ``counts`` (optionally ``ordinal``), lists as JSON; ``"globalopinionqa"`` for ``question,
+        selections, options``; ``"opinionqa"`` for either layout of OpinionQA.
     non_answers : str
         ``"drop"``: options such as "Don't know" or "Refused" are left out and counted, and the
         shares of the others sum to 1; ``"keep"``: they count as opinions.
@@ -152,13 +101,20 @@ def survey_of_rows(
     return survey if non_answers == "keep" else drop_non_answers(survey)
 
 
+def table_layouts() -> dict[str, tuple[Layout, ...]]:
+    """Layouts of every choice of ``conf/data`` whose files are tables."""
+    kinds = KINDS["data"].all.items()
+    return {name: kind.layouts() for name, kind in kinds if issubclass(kind, TableData)}
+
+
 def _choose_layout(path: Path, source: str, cells: Mapping[str, Any]) -> Layout:
-    nearest = min(FORMATS[source], key=lambda layout: len(_missing(layout, cells)))
+    known = table_layouts()
+    nearest = min(known[source], key=lambda layout: len(_missing(layout, cells)))
     if not _missing(nearest, cells):
         return nearest
     others = [
         f"data={other}"
-        for other, layouts in FORMATS.items()
+        for other, layouts in known.items()
         if any(not _missing(layout, cells) for layout in layouts)
     ]
     hint = f"; they are those of {' or '.join(others)}" if others else ""

@@ -15,25 +15,14 @@ from torch.nn.functional import embedding_bag, normalize
 from plurallm.config.directories import cache_directory
 from plurallm.config.error import ConfigError
 from plurallm.config.schema import Config
-from plurallm.config.surveys import (
-    DataConfig,
-    FileData,
-    OpinionQAData,
-    RespondentData,
-    SyntheticData,
-)
+from plurallm.config.surveys import DataConfig
 from plurallm.data.embedding.pairs import distinct_pairs, question_pairs
 from plurallm.data.embedding.table import embedding_table
-from plurallm.data.formats.opinionqa import with_ordinals
 from plurallm.data.formats.tabular import file_state
-from plurallm.data.hub import download_globalopinionqa
-from plurallm.data.non_answers import drop_non_answers
 from plurallm.data.preferences import Preferences
 from plurallm.data.reading import read_survey
-from plurallm.data.respondents.tally import read_respondents, settings_text
 from plurallm.data.roles import survey_roles, which_unseen
 from plurallm.data.survey import Survey, drop_questions
-from plurallm.data.synthetic import generate_survey
 
 logger = logging.getLogger("plurallm")
 
@@ -79,7 +68,7 @@ def load_survey(config: DataConfig) -> Survey:
     ConfigError
         When no question can be scored by the distance.
     """
-    return scorable(whole_survey(config), config)
+    return scorable(config.read(), config)
 
 
 def scorable(survey: Survey, config: DataConfig) -> Survey:
@@ -93,54 +82,9 @@ def scorable(survey: Survey, config: DataConfig) -> Survey:
     return _drop_without_scale(survey) if config.distance == "wasserstein" else survey
 
 
-def whole_survey(config: DataConfig) -> Survey:
-    """Read or generate the survey that the configuration names, with all its questions.
-
-    Raises
-    ------
-    SurveyError
-        Naming file, row and reason; or that there is no file and none could be downloaded.
-    """
-    if config.source == "nodes":
-        raise ConfigError(
-            "data=nodes leaves the survey to the nodes of a deployment: to run here, choose "
-            "data=synthetic, or data=custom with data.path=..."
-        )
-    if isinstance(config, SyntheticData):
-        survey = generate_survey(
-            config.num_groups, config.num_questions, config.respondents, config.survey_seed
-        )
-        if config.non_answers == "drop":
-            survey = drop_non_answers(survey)
-    elif isinstance(config, RespondentData):
-        survey, _ = read_respondents(settings_text(config), data_state(config))
-    else:
-        assert isinstance(config, FileData)
-        survey = read_once(
-            survey_path(config),
-            config.source,
-            config.non_answers,
-            (config.delimiter, config.encoding, getattr(config, "shares_sum", None)),
-            data_state(config)[:1],
-        )
-    if isinstance(config, OpinionQAData) and config.ordinals is not None:
-        survey = with_ordinals(survey, Path(config.ordinals))
-    return survey
-
-
-def survey_path(config: FileData) -> Path:
-    """File of a survey: the one that is named, or the published GlobalOpinionQA."""
-    return download_globalopinionqa() if config.path is None else Path(config.path)
-
-
 def data_state(config: DataConfig) -> tuple[tuple[int, ...] | None, ...]:
     """What tells whether the files behind a survey may have changed: see ``file_state``."""
-    files = [survey_path(config)] if isinstance(config, FileData) else []
-    if isinstance(config, OpinionQAData) and config.ordinals is not None:
-        files.append(Path(config.ordinals))
-    if isinstance(config, RespondentData) and config.codebook is not None:
-        files.append(Path(config.codebook))
-    return tuple(file_state(file) if file.exists() else None for file in files)
+    return tuple(file_state(file) if file.exists() else None for file in config.files())
 
 
 @lru_cache(maxsize=1)

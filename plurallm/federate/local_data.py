@@ -27,7 +27,6 @@ from plurallm.data.tasks import (
     group_tasks,
     scorable,
     survey_table,
-    whole_survey,
 )
 from plurallm.evaluate.scores import (
     GroupScore,
@@ -166,7 +165,7 @@ def _config(overrides: str) -> Config:
 def _load(overrides: str, state: tuple[tuple[int, ...] | None, ...]) -> LocalData:
     """`state` tells survey files that were changed under their names."""
     config = _config(overrides)
-    whole = whole_survey(config.data)
+    whole = config.data.read()
     roles = survey_roles(scorable(whole, config.data), config)
     return _lay_out(whole, roles, config, config_digest(config))
 

@@ -12,7 +12,6 @@ from plurallm.data.frames import survey_text
 from plurallm.data.respondents.asking import known_variables
 from plurallm.data.respondents.draft_codebook import codebook_text, draft_rows, variable_row
 from plurallm.data.respondents.respondent_files import read_sheet
-from plurallm.data.tasks import whole_survey
 
 
 def import_survey(arguments: Sequence[str]) -> None:
@@ -50,7 +49,7 @@ def import_survey(arguments: Sequence[str]) -> None:
         assert out is not None
         if not out.name.endswith(".csv"):
             raise ValueError(f"{out}: the survey is written as .csv")
-        survey = whole_survey(data)
+        survey = data.read()
         written = [(out, survey_text(survey))]
         if isinstance(data, RespondentData):
             sheet = read_sheet(Path(str(data.path)), data.encoding, data.sheet, data.delimiter)

@@ -21,7 +21,6 @@ from plurallm.config.surveys import DataConfig
 from plurallm.data.formats.tabular import SurveyError
 from plurallm.data.roles import Roles, as_written, count_seen, is_listed, questions_needed
 from plurallm.data.survey import Survey
-from plurallm.data.tasks import whole_survey
 from plurallm.federate.node.settings import NodeSettings
 
 ALLOWED = (
@@ -127,8 +126,7 @@ def own_config(run: Config, settings: NodeSettings) -> Config:
         )
     _check_sizes(run, settings)
     _check_promise(run, settings)
-    fields = {field.name: getattr(run.data, field.name) for field in dataclasses.fields(run.data)}
-    fields |= {"source": settings.layout, "path": str(settings.survey)}
+    fields = vars(run.data) | {"source": settings.layout, "path": str(settings.survey)}
     own = {
         "data": _own_data(fields, settings),
         "privacy": run.privacy if settings.epsilon is None else _pinned(settings.epsilon),
@@ -210,7 +208,7 @@ def own_survey(config: Config, settings: NodeSettings) -> Survey:
     SurveyError
         Naming file, row and reason, or the group that the file does not have.
     """
-    survey = whole_survey(config.data)
+    survey = config.data.read()
     answers = {}
     for group, written in zip(
         settings.groups, as_written(settings.groups, survey.answers), strict=True

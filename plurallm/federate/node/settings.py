@@ -7,8 +7,9 @@ from pathlib import Path
 
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import override_key, split_overrides
-from plurallm.config.surveys import CustomData, DataConfig, FileData, RespondentData
-from plurallm.data.reading import FORMATS
+from plurallm.config.surveys import DataConfig, FileData, RespondentData
+from plurallm.data.reading import table_layouts
+from plurallm.data.sources.table_files import CustomData
 
 _SETTINGS = (
     *("survey", "layout", "groups", "role", "epsilon", "device", "threads"),
@@ -113,7 +114,7 @@ def node_settings(node_config: Mapping[str, object]) -> NodeSettings | None:
         raise ConfigError(f"threads must be >= 1, but is {settings.threads}")
     for name, value, known in (
         ("role", settings.role, ("train", "score")),
-        ("layout", settings.layout, (*FORMATS, "respondents")),
+        ("layout", settings.layout, (*table_layouts(), "respondents")),
     ):
         if value not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, but is {value!r}")

@@ -1,0 +1,1 @@
+"""The choices of ``conf/data``, a file each."""
