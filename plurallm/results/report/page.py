@@ -71,7 +71,7 @@ def write_page(results: Mapping[str, Any], path: Path) -> None:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "arm": arm_label,
+        "arm": lambda name: "" if name is None else arm_label(name),
         "percent": _percent,
         "number": number,
         "unbroken": lambda text: text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"),
