@@ -1,5 +1,7 @@
 """Personal models on a node's disk, and their training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,7 +109,7 @@ def test_the_stronger_the_pull_the_nearer_to_the_received_model(local, tmp_path)
     received = {name: value.clone() for name, value in model.state_dict().items()}
     distances = []
     for mu in (0.0, 1.0, 100.0):
-        config.personal.mu = mu
+        config = replace(config, personal=replace(config.personal, mu=mu))
         store = PersonalModels(tmp_path / str(mu), 10)
         model.load_state_dict(received)
         train_personal(store, model, tasks[:1], table, config, 1)

@@ -72,7 +72,7 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["port=70000"], "port must be 0..65535"),
+        (["port=70000"], "port must be at least 0, at most 65535"),
         (["tls_key=k.pem"], "together with tls_certificate"),
         (["max_items=0"], "max_items must be >= 1"),
         (["prot=1"], "did you mean port?"),

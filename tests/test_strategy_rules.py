@@ -45,6 +45,7 @@ def one_round(rule, received, updates, backwards=False):
 
 
 UNIFORM = "strategy.weighting=uniform"
+CENTRAL = ["personal=none", "privacy=central", UNIFORM]
 
 
 def test_fedavgm_equals_numbers_worked_by_hand():
@@ -369,9 +370,19 @@ def test_flowers_own_class_gives_the_same_on_one_reply_for_each_group(name):
             (["privacy=central", f"strategy={name}"], 8, f"does not go with strategy={name}")
             for name in ("qfedavg", "afl", "median", "trimmed_mean", "multikrum")
         ),
-        (["privacy=central", UNIFORM, "privacy.max_epsilon=5"], 8, "privacy.max_epsilon=5"),
         (
-            ["privacy=central", UNIFORM, "federation.fraction=0.5", "privacy.max_epsilon=5"],
+            ["personal=none", "privacy=central", UNIFORM, "privacy.max_epsilon=5"],
+            8,
+            "privacy.max_epsilon=5",
+        ),
+        (
+            [
+                "personal=none",
+                "privacy=central",
+                UNIFORM,
+                "federation.fraction=0.5",
+                "privacy.max_epsilon=5",
+            ],
             *(8, "federation.rounds=100 would spend epsilon"),
         ),
     ],

@@ -69,6 +69,17 @@ def make_section(schema: type[Section], values: Mapping[str, Any], name: str = "
         raise _explained(error, schema, values, prefix) from error
 
 
+def change_section(section: Section, name: str, **changes: Any) -> Section:
+    """Replace some values of a section.
+
+    Raises
+    ------
+    ConfigError
+        As ``make_section``; ``dataclasses.replace`` would raise pydantic's own error.
+    """
+    return make_section(type(section), vars(section) | changes, name)
+
+
 def _explained(
     error: ValidationError, schema: type, values: Mapping[str, Any], prefix: str
 ) -> ConfigError:

@@ -11,6 +11,7 @@ import yaml
 from plurallm.config.error import ConfigError
 from plurallm.config.overrides import config_directory
 from plurallm.config.randomness import digest_fraction
+from plurallm.config.ranges import change_section
 from plurallm.config.schema import Config
 from plurallm.config.surveys import DataConfig
 from plurallm.data.identity import normal_form
@@ -104,7 +105,7 @@ def with_populations(survey: Survey, config: Config) -> Config:
         map(normal_form, survey.answers)
     )
     fraction = 0.0 if one else config.data.held_out_fraction
-    data = replace(config.data, populations=together, held_out_fraction=fraction)
+    data = change_section(config.data, "data", populations=together, held_out_fraction=fraction)
     return replace(config, data=data)
 
 
@@ -198,8 +199,9 @@ def assign_roles(seen_questions: Mapping[str, int], config: Config) -> Roles:
         For a listed group that does not exist or has too few questions, or no training group.
     """
     needed = questions_needed(config)
-    data = replace(
+    data = change_section(
         config.data,
+        "data",
         train_groups=as_written(config.data.train_groups, seen_questions),
         held_out_groups=as_written(config.data.held_out_groups, seen_questions),
         groups=as_written(config.data.group_list, seen_questions)

@@ -178,14 +178,15 @@ def _check_promise(run: Config, settings: NodeSettings) -> None:
 
 def _pinned(epsilon: float) -> RespondentPrivacy:
     """Privacy that the data holder demands: over all questions, from counts, scores included."""
-    return RespondentPrivacy(
-        "respondent",
-        epsilon,
-        RESPONDENT_DELTA,
-        questions_per_respondent=None,
-        respondents=None,
-        true_scores=False,
-    )
+    values = {
+        "name": "respondent",
+        "epsilon": epsilon,
+        "delta": RESPONDENT_DELTA,
+        "questions_per_respondent": None,
+        "respondents": None,
+        "true_scores": False,
+    }
+    return make_section(RespondentPrivacy, values, "privacy")
 
 
 def own_survey(config: Config, settings: NodeSettings) -> Survey:
