@@ -1,6 +1,7 @@
 """Flower's simulation engine against the in-process one, and clients that fail in it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,7 +33,12 @@ pytestmark = pytest.mark.slow
 def flower_run(repository, folder, *overrides):
     command = [sys.executable, repository / "scripts/run.py", *TINY, f"output_dir={folder}"]
     return subprocess.run(
-        [*command, *overrides], cwd=folder.parent, capture_output=True, text=True, check=False
+        [*command, *overrides],
+        cwd=folder.parent,
+        env=os.environ | {"PYTHONPATH": str(repository)},  # its package, not the installed one
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
